@@ -1,0 +1,15 @@
+"""Turns a frozen dataclass into a command: options, TOML file, one-line errors, exit codes.
+
+The three programs share this and nothing else. A command is a dataclass whose fields are its options and a
+function that takes it; :func:`run_program` does the rest. Every option is declared once, as a field:
+
+    @dataclass(frozen=True, kw_only=True)
+    class ServeConfig:
+        store: Path = field(metadata=option("the store to serve"))
+        threads: int = field(default=2, metadata=option("decode threads"))
+"""
+
+from commandline.options import Command, option, run_program
+from commandline.progress import Progress, write_line
+
+__all__ = ["Command", "Progress", "option", "run_program", "write_line"]

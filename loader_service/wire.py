@@ -1,0 +1,117 @@
+"""Batches as NumPy arrays and as bytes: writes and reads ``Batch`` messages without protobuf touching the pixels.
+
+The bytes are those of the ``Batch`` message of loader.proto: a generated stub in any language reads what
+:func:`pack_part` writes, and :func:`unpack_part` reads what a generated stub writes with ``images`` last.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from loader_service.v1 import loader_pb2
+
+View = Literal["train", "centre", "ten_crop", "full"]
+ColourScale = Literal["sqrt_eigenvalue", "unit_eigenvalue"]
+PixelFormat = Literal["uint8", "float32"]
+
+Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """Which stream of images is wanted. Two clients with the same spec and position get the same bytes."""
+
+    split: str = "train"
+    view: View = "train"
+    crop_size: int | None = None
+    """Side of a crop in pixels; None asks for 7/8 of the stored side (224 of 256)."""
+    shuffle: bool = True
+    """True: the epoch's permutation, from the seed; False: stored order."""
+    seed: int = 0
+    batch_size: int = 128
+    """Images of one step over all trainers."""
+    rank: int = 0
+    world_size: int = 1
+    """This client gets positions [rank * B // W, (rank + 1) * B // W) of each step of B images."""
+    drop_last: bool = True
+    """True: an epoch has num_images // batch_size steps; False: one more, short, when that leaves a remainder."""
+    colour_std: float = 0.1
+    """Standard deviation of the colour draw; 0 turns it off."""
+    colour_scale: ColourScale = "sqrt_eigenvalue"
+    pixel_format: PixelFormat = "uint8"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed: expected 0 to 2**64 - 1, found {self.seed}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, found {self.batch_size}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank: expected 0 to world_size - 1 = {self.world_size - 1}, found {self.rank}")
+        if self.world_size > self.batch_size:
+            raise ValueError(f"world_size: expected at most batch_size = {self.batch_size}, found {self.world_size}")
+
+    @property
+    def slice(self) -> tuple[int, int]:
+        """Positions [begin, end) of each step that this client gets."""
+        return (
+            self.rank * self.batch_size // self.world_size,
+            (self.rank + 1) * self.batch_size // self.world_size,
+        )
+
+    def num_steps(self, num_images: int) -> int:
+        """Steps of one epoch over ``num_images`` images."""
+        full, rest = divmod(num_images, self.batch_size)
+        return full if self.drop_last or not rest else full + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's images (this client's slice of them). The arrays belong to whoever holds the batch."""
+
+    epoch: int
+    step: int
+    images: Images
+    """uint8 or float32 [N, H, W, 3], or [N, 10, H, W, 3] for ten crops; RGB, range 0..255 (uint8)."""
+    labels: npt.NDArray[np.int64]
+    """int64 [N]"""
+    indices: npt.NDArray[np.int64]
+    """int64 [N]: index in the split."""
+    colour_shifts: npt.NDArray[np.float32]
+    """float32 [N, 3], RGB, on 0..255: to be added to every pixel of the image after the mean is subtracted."""
+
+    @property
+    def num_images(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may ask of a replica, as it describes itself."""
+
+    max_batch_size: int
+    max_steps: int
+    message_bytes: int
+    max_streams_per_identity: int
+    max_streams: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a replica serves, and everything a trainer needs besides batches."""
+
+    fingerprint: str
+    pipeline_version: str
+    splits: dict[str, int]
+    """Number of images by split."""
+    classes: tuple[tuple[str, str], ...]
+    """(id, human-readable name) by label."""
+    image_side: int
+    mean_image: npt.NDArray[np.float32]
+    """float32 [side, side, 3], RGB, 0..255."""
+    eigenvalues: npt.NDArray[np.float64]
+    """float64 [3] of the RGB covariance on 0..255, largest first."""
+    eigenvectors: npt.NDArray[np.float64]
+    """float64 [3, 3]: column j belongs to eigenvalue j."""
+    limits: Limits

@@ -1,0 +1,1 @@
+"""Offline preprocessing: ImageNet in any of its forms to a store of small images with exact statistics."""

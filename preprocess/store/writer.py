@@ -1,0 +1,179 @@
+"""Writes shards, statistics and manifests so that each is whole or absent: temporary name, fsync, rename."""
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import lmdb
+import numpy as np
+
+from preprocess.store.format import (
+    MANIFEST_NAME,
+    NAMES_KEY,
+    STATISTICS_NAME,
+    Manifest,
+    ShardInfo,
+    Statistics,
+    pack_record,
+    shard_key,
+)
+
+# A commit bounds the dirty pages that LMDB holds in memory; a fixed count keeps the file's bytes reproducible.
+_RECORDS_PER_COMMIT = 128
+_FIRST_MAP_SIZE_BYTES = 1 << 26
+_FRAME = struct.Struct("<QQ")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; on success fsyncs it, renames it to ``path`` and fsyncs the folder.
+
+    On an error the temporary file is removed and ``path`` is as it was. After SIGKILL the temporary file stays:
+    its name starts with a dot and ends with ``.tmp``, and the next run of the job removes it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def fsync_directory(directory: Path) -> None:
+    """Makes renames in ``directory`` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Writes ``manifest.json``: the last thing a job writes, so a store that has one is complete."""
+    with atomic_file(directory / MANIFEST_NAME) as temporary:
+        temporary.write_text(manifest.to_json(), "ascii")
+
+
+def write_statistics(directory: Path, statistics: Statistics) -> str:
+    """Writes ``statistics.npz`` and returns its SHA-256. The same statistics give the same bytes."""
+    path = directory / STATISTICS_NAME
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            num_images=np.int64(statistics.num_images),
+            mean_image=statistics.mean_image,
+            covariance=statistics.covariance,
+            eigenvalues=statistics.eigenvalues,
+            eigenvectors=statistics.eigenvectors,
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class ShardWriter:
+    """Writes one shard. Use as a context manager; the file appears under its name when the block ends well.
+
+    Records get keys 0, 1, ... in the order of ``add``. Memory stays at a few MB whatever the shard's size, and the
+    map grows as needed, so its size never fails a run. The same records give the same bytes of file on one
+    platform; ``content_sha256`` (label, length and image bytes of each record in key order, then the names) is the
+    same on all.
+
+    Raises OSError (``ENOSPC`` among them) when the file cannot be written; nothing is left behind then.
+    """
+
+    def __init__(self, store: Path, file: str) -> None:
+        self._path = store / file
+        self._file = file
+        self._names: list[bytes] = []
+        self._pending: list[tuple[bytes, bytes]] = []
+        self._content = hashlib.sha256()
+        self._info: ShardInfo | None = None
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._atomic = atomic_file(self._path)
+        temporary = self._atomic.__enter__()
+        try:
+            temporary.unlink(missing_ok=True)
+            self._environment = lmdb.open(
+                str(temporary),
+                subdir=False,
+                map_size=_FIRST_MAP_SIZE_BYTES,
+                lock=False,
+                sync=False,
+                metasync=False,
+                max_dbs=0,
+                lib_version=0,
+            )
+        except lmdb.Error as error:
+            self._atomic.__exit__(type(error), error, None)
+            raise _as_os_error(error, self._path) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._pending.append((NAMES_KEY, b"\0".join(self._names)))
+                self._commit()
+        except BaseException as failure:
+            self._environment.close()
+            self._atomic.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        self._environment.close()
+        self._atomic.__exit__(kind, error, trace)
+        if kind is None:
+            for name in self._names:
+                self._content.update(_FRAME.pack(0, len(name)) + name)
+            self._info = ShardInfo(
+                file=self._file,
+                num_images=len(self._names),
+                size_bytes=self._path.stat().st_size,
+                content_sha256=self._content.hexdigest(),
+            )
+
+    @property
+    def info(self) -> ShardInfo:
+        """The finished shard; only after the block has ended."""
+        assert self._info is not None, "the shard is not finished"
+        return self._info
+
+    def add(self, label: int, name: bytes, image: bytes) -> None:
+        """Appends one record. ``name`` is where the image came from, and holds no NUL."""
+        assert b"\0" not in name
+        self._pending.append((shard_key(len(self._names)), pack_record(label, image)))
+        self._names.append(name)
+        self._content.update(_FRAME.pack(label & 0xFFFFFFFFFFFFFFFF, len(image)))
+        self._content.update(image)
+        if len(self._pending) >= _RECORDS_PER_COMMIT:
+            self._commit()
+
+    def _commit(self) -> None:
+        while True:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for key, value in self._pending:
+                        transaction.put(key, value, append=True)
+                break
+            except lmdb.MapFullError:
+                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            except lmdb.Error as error:
+                raise _as_os_error(error, self._path) from error
+        self._pending.clear()
+
+
+def _as_os_error(error: lmdb.Error, path: Path) -> OSError:
+    """LMDB's error as the OSError it wraps: a full disk reads 'No space left on device: PATH'."""
+    code = error.args[1] if len(error.args) > 1 and isinstance(error.args[1], int) else 0
+    if code > 0:
+        return OSError(code, os.strerror(code), str(path))
+    return OSError(f"{path}: LMDB could not write: {error}")

@@ -1,0 +1,1 @@
+"""AlexNet, trained from the loader service: two columns on two devices."""
