@@ -89,7 +89,9 @@ def run_program(
         # The reader of our output went away (`... | head`): nothing more can be said, so stay silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except (*user_errors, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (*user_errors, OSError)):
+            raise
         return _fail(prog, command.name, _one_line(error), EXIT_FAILED)
 
 
@@ -148,7 +150,7 @@ def _add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
         dest="config_file",
         type=Path,
         metavar="FILE.toml",
-        help="a TOML file with any of these options (underscores, under [COMMAND] or at the top); the command line wins",
+        help="a TOML file with any of these options, under [COMMAND] or at the top; the command line wins",
     )
 
 

@@ -115,3 +115,123 @@ class Description:
     eigenvectors: npt.NDArray[np.float64]
     """float64 [3, 3]: column j belongs to eigenvalue j."""
     limits: Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some consecutive images of one step's slice: what one message carries."""
+
+    epoch: int
+    step: int
+    offset: int
+    """Position in the slice of the first image."""
+    slice_size: int
+    """Images of the whole slice."""
+    images: Images
+    """[N, num_crops, H, W, 3]"""
+    labels: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
+    colour_shifts: npt.NDArray[np.float32]
+
+
+_FIELDS = loader_pb2.Batch.DESCRIPTOR.fields_by_name
+_VARINT, _LENGTH_DELIMITED = 0, 2
+_DTYPES: tuple[type[np.uint8] | type[np.float32], ...] = (np.uint8, np.float32)
+
+
+def pack_part(part: Part) -> bytes:
+    """A ``Batch`` message's bytes: field numbers as in loader.proto, pixels last and copied once."""
+    num_images, num_crops, height, width = part.images.shape[:4]
+    header = bytearray()
+    for name, value in (
+        ("epoch", part.epoch),
+        ("step", part.step),
+        ("offset", part.offset),
+        ("slice_size", part.slice_size),
+        ("num_images", num_images),
+        ("num_crops", num_crops),
+        ("height", height),
+        ("width", width),
+        ("pixel_format", _DTYPES.index(part.images.dtype.type)),
+    ):
+        if value:  # proto3 leaves zeros out
+            header += _varint(_FIELDS[name].number << 3 | _VARINT) + _varint(value)
+    for name, array, dtype in (
+        ("labels", part.labels, "<i8"),
+        ("indices", part.indices, "<i8"),
+        ("colour_shifts", part.colour_shifts, "<f4"),
+    ):
+        if array.size:
+            header += _varint(_FIELDS[name].number << 3 | _LENGTH_DELIMITED) + _varint(array.nbytes)
+            header += array.astype(dtype, copy=False).tobytes()
+    if not part.images.size:
+        return bytes(header)
+    header += _varint(_FIELDS["images"].number << 3 | _LENGTH_DELIMITED) + _varint(part.images.nbytes)
+    return b"".join((header, part.images.data.cast("B")))
+
+
+def unpack_part(message: bytes) -> Part:
+    """Reads a ``Batch`` message; the arrays are views into ``message``.
+
+    Raises ValueError when the bytes are not a sound ``Batch``: a wrong length, or arrays that disagree.
+    """
+    scalars = dict.fromkeys(range(1, 10), 0)
+    payloads: dict[int, memoryview] = {}
+    view = memoryview(message)
+    at = 0
+    while at < len(view):
+        tag, at = _read_varint(view, at)
+        number, wire_type = tag >> 3, tag & 7
+        value, at = _read_varint(view, at)
+        if wire_type == _VARINT:
+            scalars[number] = value
+        elif wire_type == _LENGTH_DELIMITED:
+            if at + value > len(view):
+                raise ValueError(f"field {number}: expected {value} bytes, found {len(view) - at}")
+            payloads[number] = view[at : at + value]
+            at += value
+        else:
+            raise ValueError(f"field {number}: expected wire type 0 or 2, found {wire_type}")
+
+    def array(name: str, dtype: str) -> npt.NDArray[np.generic]:
+        return np.frombuffer(payloads.get(_FIELDS[name].number, b""), dtype=dtype)
+
+    def scalar(name: str) -> int:
+        return scalars[_FIELDS[name].number]
+
+    if scalar("pixel_format") >= len(_DTYPES):
+        raise ValueError(f"expected a known pixel format, found {scalar('pixel_format')}")
+    num_images = scalar("num_images")
+    shape = (num_images, scalar("num_crops"), scalar("height"), scalar("width"), 3)
+    return Part(
+        epoch=scalar("epoch"),
+        step=scalar("step"),
+        offset=scalar("offset"),
+        slice_size=scalar("slice_size"),
+        images=array("images", np.dtype(_DTYPES[scalar("pixel_format")]).newbyteorder("<").str).reshape(shape),  # type: ignore[arg-type]
+        labels=array("labels", "<i8").reshape(num_images),  # type: ignore[arg-type]
+        indices=array("indices", "<i8").reshape(num_images),  # type: ignore[arg-type]
+        colour_shifts=array("colour_shifts", "<f4").reshape(num_images, 3),  # type: ignore[arg-type]
+    )
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(view) or shift > 63:
+            raise ValueError(f"expected a whole varint, found the message's end at byte {at}")
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7

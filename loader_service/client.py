@@ -1,0 +1,173 @@
+"""The client: one stream of batches, in order and byte for byte the same, from any number of replicas.
+
+with LoaderClient(["10.0.0.1:7000", "10.0.0.2:7000"]) as client:
+    for batch in client.stream(StreamSpec(batch_size=128, seed=1), num_epochs=90):
+        ...
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from loader_service.errors import InvalidRequestError, LoaderError, MismatchError, ServiceUnavailableError
+from loader_service.replica import Replica, Security, resolve
+from loader_service.stream import Allocate, BatchStream
+from loader_service.wire import Description, StreamSpec
+
+_DESCRIBE_TIMEOUT_S = 5.0
+_RETRY_INTERVAL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """How patient a client is and how far it reads ahead."""
+
+    unavailable_timeout_s: float = 60.0
+    """How long to go on without any replica before ServiceUnavailableError."""
+    stall_timeout_s: float = 5.0
+    """A replica that owes a message and sends none for this long is taken to be lost; others get its work."""
+    prefetch_steps: int = 8
+    """Steps in memory or on their way, at most: the client's memory is this many batches."""
+    lease_steps: int = 2
+    """Most steps asked of a replica in one request."""
+    streams_per_replica: int = 2
+    """Requests under way at each replica at once, so that one's end does not leave it idle."""
+    resolve_interval_s: float = 10.0
+    """How often ``dns:`` targets are looked up again, to find replicas that came or went."""
+    security: Security = field(default_factory=Security)
+
+    def __post_init__(self) -> None:
+        for name in ("unavailable_timeout_s", "stall_timeout_s", "resolve_interval_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected more than 0 seconds, found {getattr(self, name)}")
+        for name in ("prefetch_steps", "lease_steps", "streams_per_replica"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+
+
+class LoaderClient:
+    """A client of one store, served by ``targets`` (``host:port``, ``unix:PATH``, or ``dns:NAME:PORT`` for all of
+    a name's addresses). Not to be carried across a fork: start workers with ``spawn``.
+    """
+
+    def __init__(self, targets: Sequence[str], options: ClientOptions | None = None) -> None:
+        if not targets:
+            raise ValueError("targets: expected at least one HOST:PORT, found none")
+        self._targets = tuple(targets)
+        self._options = options or ClientOptions()
+        self._replicas: dict[str, Replica] = {}
+        self._description: Description | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def describe(self) -> Description:
+        """What the replicas serve; asked once, of every replica that answers.
+
+        Raises MismatchError when two of them differ in store or pipeline, and ServiceUnavailableError when none
+        has answered for ``unavailable_timeout_s``.
+        """
+        if self._description is not None:
+            return self._description
+        deadline = time.monotonic() + self._options.unavailable_timeout_s
+        while True:
+            found: dict[str, Description] = {}
+            failures: dict[str, LoaderError] = {}
+            for target, replica in self.replicas().items():
+                timeout_s = min(_DESCRIBE_TIMEOUT_S, max(deadline - time.monotonic(), 0.1))
+                try:
+                    found[target] = replica.describe(timeout_s)
+                except ServiceUnavailableError as error:
+                    failures[target] = error
+            if found:
+                self._description = _agreed(found)
+                return self._description
+            if time.monotonic() >= deadline:
+                reasons = "; ".join(map(str, failures.values())) or "no address for " + ",".join(self._targets)
+                raise ServiceUnavailableError(
+                    f"expected a loader at {','.join(self._targets)}, found none in "
+                    f"{self._options.unavailable_timeout_s:g} s: {reasons}"
+                )
+            time.sleep(_RETRY_INTERVAL_S)
+
+    def stream(
+        self,
+        spec: StreamSpec,
+        *,
+        epoch: int = 0,
+        step: int = 0,
+        num_epochs: int | None = 1,
+        allocate: Allocate = np.empty,
+    ) -> BatchStream:
+        """Batches from (``epoch``, ``step``) on, in order, across epochs, until ``num_epochs`` after ``epoch`` have
+        ended (None: without end).
+
+        ``allocate(shape, dtype)`` makes the arrays that images are received into, which then belong to the batch:
+        pass one that returns pinned memory to copy from it to a GPU. Raises InvalidRequestError when the spec does
+        not fit the store, and what ``describe`` raises.
+        """
+        description = self.describe()
+        if spec.split not in description.splits:
+            known = ", ".join(description.splits)
+            raise InvalidRequestError(f"split: expected one of {known}, found {spec.split!r}")
+        steps_per_epoch = spec.num_steps(description.splits[spec.split])
+        if steps_per_epoch < 1:
+            raise InvalidRequestError(
+                f"batch_size: split {spec.split!r} has {description.splits[spec.split]} images, "
+                f"less than one batch of {spec.batch_size}"
+            )
+        if spec.batch_size > description.limits.max_batch_size:
+            raise InvalidRequestError(
+                f"batch_size: expected at most {description.limits.max_batch_size}, found {spec.batch_size}"
+            )
+        if not 0 <= step < steps_per_epoch:
+            raise InvalidRequestError(f"step: expected 0 to {steps_per_epoch - 1}, found {step}")
+        return BatchStream(
+            spec=spec,
+            description=description,
+            find_replicas=self.replicas,
+            epoch=epoch,
+            step=step,
+            num_epochs=num_epochs,
+            allocate=allocate,
+            stall_timeout_s=self._options.stall_timeout_s,
+            unavailable_timeout_s=self._options.unavailable_timeout_s,
+            window=self._options.prefetch_steps,
+            lease_size=min(self._options.lease_steps, description.limits.max_steps),
+            streams_per_replica=self._options.streams_per_replica,
+            resolve_interval_s=self._options.resolve_interval_s,
+        )
+
+    def replicas(self) -> dict[str, Replica]:
+        """The replicas at the targets' present addresses; each address keeps its connection."""
+        for address, server_name in resolve(self._targets).items():
+            if address not in self._replicas:
+                self._replicas[address] = Replica(address, self._options.security, server_name=server_name)
+        return dict(self._replicas)
+
+    def close(self) -> None:
+        """Closes the connections; streams must have been closed before."""
+        for replica in self._replicas.values():
+            replica.close()
+        self._replicas.clear()
+
+
+def _agreed(found: dict[str, Description]) -> Description:
+    first_target, first = next(iter(found.items()))
+    for target, other in found.items():
+        for name in ("fingerprint", "pipeline_version"):
+            if getattr(other, name) != getattr(first, name):
+                raise MismatchError(
+                    f"replicas differ in {name}: {first_target} has {getattr(first, name)}, "
+                    f"{target} has {getattr(other, name)}"
+                )
+    return first

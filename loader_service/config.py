@@ -1,0 +1,176 @@
+"""The options of each command, checked once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from commandline import option
+from loader_service.client import ClientOptions
+from loader_service.replica import Security
+from loader_service.wire import Limits, StreamSpec, View
+
+LOOPBACK_HOSTS = ("127.", "localhost", "[::1]", "unix:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Options of ``serve``."""
+
+    store: Path = field(metadata=option("the store to serve, as preprocess wrote it"))
+    listen: str = field(
+        default="127.0.0.1:7000",
+        metadata=option("address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"),
+    )
+    threads: int = field(default=2, metadata=option("decode threads; one a core that this process may use"))
+    cache_bytes: int = field(
+        default=0, metadata=option("keep up to this much of decoded images in memory; 192 KB an image")
+    )
+    message_bytes: int = field(default=4_900_000, metadata=option("size of a message's images, at most"))
+    max_batch_size: int = field(default=8192, metadata=option("largest batch size that may be asked for"))
+    max_steps: int = field(default=64, metadata=option("most steps in one request"))
+    max_streams: int = field(default=64, metadata=option("most requests served at once"))
+    max_streams_per_identity: int = field(default=16, metadata=option("most requests of one client at once"))
+    drain_seconds: float = field(
+        default=10.0,
+        metadata=option("after SIGTERM, let requests under way finish for so long", metavar="SECONDS"),
+    )
+    tls_cert: Path | None = field(default=None, metadata=option("PEM file of the server's certificate: turns TLS on"))
+    tls_key: Path | None = field(default=None, metadata=option("PEM file of the server's private key"))
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata=option("PEM file of an authority: clients must show a certificate that it signed"),
+    )
+    insecure: bool = field(
+        default=False,
+        metadata=option("serve in clear text on an address that is not loopback: anyone can read"),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = field(
+        default="info", metadata=option("least severity to log")
+    )
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
+        if not self.is_loopback and self.tls_cert is None and not self.insecure:
+            raise ValueError(
+                f"--listen {self.listen}: expected a loopback address, or --tls-cert and --tls-key, "
+                "or --insecure to serve in clear text to whoever can connect"
+            )
+        for name in ("threads", "message_bytes", "max_batch_size", "max_steps", "max_streams"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(self, name)}")
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.listen.startswith(LOOPBACK_HOSTS)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            max_batch_size=self.max_batch_size,
+            max_steps=self.max_steps,
+            message_bytes=self.message_bytes,
+            max_streams_per_identity=self.max_streams_per_identity,
+            max_streams=self.max_streams,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectConfig:
+    """Options of every command that is a client."""
+
+    target: tuple[str, ...] = field(
+        metadata=option("loaders to ask; dns:NAME:PORT stands for all addresses of NAME", metavar="HOST:PORT[,...]")
+    )
+    tls_ca: Path | None = field(
+        default=None,
+        metadata=option("PEM file of the authority that signed the loaders' certificates: turns TLS on"),
+    )
+    tls_cert: Path | None = field(default=None, metadata=option("PEM file of this client's certificate"))
+    tls_key: Path | None = field(default=None, metadata=option("PEM file of this client's private key"))
+    tls_server_name: str | None = field(
+        default=None, metadata=option("name to expect in the loaders' certificates", metavar="NAME")
+    )
+    token_file: Path | None = field(default=None, metadata=option("file with the bearer token on its first line"))
+    service_timeout_s: float = field(default=60.0, metadata=option("go on without any loader for so long"))
+    json: bool = field(default=False, metadata=option("print the result as JSON"))
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ValueError("--target: expected at least one HOST:PORT, found none")
+        self.client_options  # noqa: B018  # raises for options that do not fit together
+
+    @property
+    def client_options(self) -> ClientOptions:
+        security = Security(
+            tls_ca=self.tls_ca,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            tls_server_name=self.tls_server_name,
+            token_file=self.token_file,
+        )
+        return ClientOptions(unavailable_timeout_s=self.service_timeout_s, security=security)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(ConnectConfig):
+    """Options that choose a stream."""
+
+    split: str = field(default="train", metadata=option("split to stream"))
+    view: View = field(default="train", metadata=option("which crops"))
+    crop_size: int | None = field(default=None, metadata=option("side of a crop in pixels (default: 7/8 of the image)"))
+    shuffle: bool = field(default=True, metadata=option("the epoch's permutation, not stored order"))
+    seed: int = field(default=0, metadata=option("seed of order and draws"))
+    epoch: int = field(default=0, metadata=option("epoch, from 0"))
+    batch_size: int = field(default=128, metadata=option("images a step"))
+    colour_std: float = field(default=0.1, metadata=option("deviation of the colour draw; 0 turns it off"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epoch < 0 or self.epoch >= 2**32:
+            raise ValueError(f"--epoch: expected 0 to 2**32 - 1, found {self.epoch}")
+        self.spec  # noqa: B018  # raises for values out of range
+
+    @property
+    def spec(self) -> StreamSpec:
+        return StreamSpec(
+            split=self.split,
+            view=self.view,
+            crop_size=self.crop_size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            colour_std=self.colour_std,
+            drop_last=False,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigestConfig(StreamConfig):
+    """Options of ``digest``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(StreamConfig):
+    """Options of ``bench``."""
+
+    duration_s: float = field(default=10.0, metadata=option("measure for so long"))
+    warmup_s: float = field(default=2.0, metadata=option("after running for so long"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig(StreamConfig):
+    """Options of ``preview``."""
+
+    out: Path = field(default=Path("crops.png"), metadata=option("PNG file to write"))
+    count: int = field(default=8, metadata=option("number of images"))
+    draws: int = field(default=6, metadata=option("crops of each image, from as many epochs"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthcheckConfig(ConnectConfig):
+    """Options of ``healthcheck``."""
+
+    timeout_s: float = field(default=3.0, metadata=option("wait for an answer for so long"))

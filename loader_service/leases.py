@@ -1,0 +1,151 @@
+"""Which replica fetches which steps: the client's bookkeeping, without threads or RPCs.
+
+Positions number the steps of a stream from its start, across epochs. The book hands out leases (short runs of
+consecutive positions), takes back what a failed lease left undone, and lets an idle replica ask again for steps that
+are late elsewhere. No position ``window`` or more past the consumer is handed out, which bounds memory.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class Lease:
+    """Positions [begin, end) given to one replica. ``missing`` shrinks as they arrive, from whoever is first."""
+
+    replica: str
+    begin: int
+    end: int
+    started_s: float
+    is_repeat: bool = False
+    missing: set[int] = field(default_factory=set)
+
+
+class LeaseBook:
+    """Not thread-safe: the stream that owns it holds a lock.
+
+    ``lease_size`` is the most positions a lease has, and never more than a fast replica could finish while the
+    slowest one finishes one; ``repeat_budget`` bounds how large a share of all positions may be asked for twice
+    while the first asking is merely late.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_positions: int | None,
+        steps_per_epoch: int,
+        first_step: int,
+        window: int,
+        lease_size: int,
+        repeat_budget: float = 0.2,
+    ) -> None:
+        self._end = num_positions
+        self._steps_per_epoch = steps_per_epoch
+        self._first_step = first_step
+        self._window = window
+        self._lease_size = lease_size
+        self._repeat_budget = repeat_budget
+        self._next = 0
+        self._returned: list[int] = []
+        self._leases: list[Lease] = []
+        self._consumed = 0
+        self._done: set[int] = set()
+        self._lost: dict[int, set[str]] = {}
+        self._repeats = 0
+        self._step_time_s: dict[str, float] = {}
+
+    def next_lease(self, replica: str, now_s: float) -> Lease | None:
+        """Work for ``replica``, or None when there is nothing for it to do now."""
+        lease = self._fresh(replica, now_s) or self._repeat(replica, now_s)
+        if lease is not None:
+            self._leases.append(lease)
+        return lease
+
+    def complete(self, position: int, lease: Lease, now_s: float) -> bool:
+        """Notes that ``position`` has arrived; False when it had arrived before."""
+        finished = position - lease.begin + 1
+        pace = (now_s - lease.started_s) / max(finished, 1)
+        known = self._step_time_s.get(lease.replica, pace)
+        self._step_time_s[lease.replica] = 0.5 * known + 0.5 * pace
+        if position in self._done or position < self._consumed:
+            return False
+        self._done.add(position)
+        for other in self._leases:
+            other.missing.discard(position)
+        return True
+
+    def end(self, lease: Lease) -> None:
+        """Ends a lease, whole or not; what it left undone, and nobody else is fetching, is handed out again first."""
+        self._leases.remove(lease)
+        elsewhere = set().union(*(other.missing for other in self._leases)) if self._leases else set()
+        self._returned = sorted({*self._returned, *(lease.missing - elsewhere)})
+
+    def lose(self, position: int, replica: str) -> int:
+        """Notes that ``replica`` cannot deliver ``position`` (its copy is damaged); how many replicas cannot."""
+        self._lost.setdefault(position, set()).add(replica)
+        return len(self._lost[position])
+
+    def consume(self, position: int) -> None:
+        """Notes that the consumer took ``position``; the window moves on."""
+        self._consumed = position + 1
+        self._done.discard(position)
+        self._lost.pop(position, None)
+
+    def forget(self, replica: str) -> None:
+        """Forgets how fast ``replica`` was, for instance since it was restarted."""
+        self._step_time_s.pop(replica, None)
+
+    def is_superseded(self, lease: Lease) -> bool:
+        """Whether everything a lease was for has arrived from elsewhere."""
+        return not lease.missing
+
+    @property
+    def is_finished(self) -> bool:
+        return self._end is not None and self._consumed >= self._end
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """(epochs after the first, step) of a position."""
+        return divmod(self._first_step + position, self._steps_per_epoch)
+
+    def _fresh(self, replica: str, now_s: float) -> Lease | None:
+        """The earliest positions nobody is fetching: those handed back, then those never handed out."""
+        allowed = [p for p in self._returned if replica not in self._lost.get(p, ())]
+        begin = allowed[0] if allowed else self._next
+        last = self._consumed + self._window
+        if self._end is not None:
+            last = min(last, self._end)
+        # A request names one epoch, so a lease ends with it.
+        last = min(last, begin + self._steps_per_epoch - self.locate(begin)[1], begin + self._size_for(replica))
+        end = begin
+        while end < last and (end in allowed or (not allowed and end >= self._next)):
+            end += 1
+        if end == begin:
+            return None
+        self._returned = [p for p in self._returned if not begin <= p < end]
+        self._next = max(self._next, end)
+        return Lease(replica, begin, end, now_s, missing=set(range(begin, end)))
+
+    def _repeat(self, replica: str, now_s: float) -> Lease | None:
+        """The oldest position that is late: overdue by what this replica would need to fetch it twice."""
+        if self._repeats > self._repeat_budget * max(self._next, 10):
+            return None
+        own_pace = self._step_time_s.get(replica)
+        if own_pace is None:
+            return None
+        counts: dict[int, int] = {}
+        for lease in self._leases:
+            for position in lease.missing:
+                counts[position] = counts.get(position, 0) + 1
+        for lease in sorted(self._leases, key=lambda lease: lease.begin):
+            late = [p for p in sorted(lease.missing) if counts[p] == 1 and replica not in self._lost.get(p, ())]
+            is_late = now_s - lease.started_s > 2.0 * own_pace * (lease.end - lease.begin) + 0.05
+            if late and is_late and lease.replica != replica:
+                self._repeats += 1
+                return Lease(replica, late[0], late[0] + 1, now_s, is_repeat=True, missing={late[0]})
+        return None
+
+    def _size_for(self, replica: str) -> int:
+        """Shorter leases for slower replicas, so that one of them holds up the window as little as can be."""
+        own, fastest = self._step_time_s.get(replica), min(self._step_time_s.values(), default=0.0)
+        if own is None or own <= 0.0:
+            return 1
+        return max(1, min(self._lease_size, round(self._lease_size * fastest / own)))

@@ -1,0 +1,234 @@
+"""Turns ranges of an epoch into messages: order, draws, read, decode, crop, pack. Bounded; the same bytes always."""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from loader_service.augment import PIPELINE_VERSION, Draws, colour_scales, colour_shifts, draw
+from loader_service.cache import DecodedCache
+from loader_service.decode import Decoder, UInt8, crop_into, decoder_digest
+from loader_service.errors import DataLossError
+from loader_service.orders import OrderCache
+from loader_service.wire import ColourScale, Images, Part, PixelFormat, View, pack_part
+from preprocess.errors import DamagedRecordError
+from preprocess.store import Store
+
+NUM_CROPS: dict[View, int] = {"train": 1, "centre": 1, "ten_crop": 10, "full": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRange:
+    """Steps [first_step, last_step) of one epoch, and positions [slice_begin, slice_end) of each: a valid request."""
+
+    split: str
+    view: View
+    crop_size: int
+    shuffle: bool
+    seed: int
+    epoch: int
+    batch_size: int
+    first_step: int
+    last_step: int
+    slice_begin: int
+    slice_end: int
+    colour_std: float
+    colour_scale: ColourScale
+    pixel_format: PixelFormat
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One message's worth of work."""
+
+    range: StepRange
+    step: int
+    offset: int
+    slice_size: int
+    indices: npt.NDArray[np.int64]
+    tops: list[int]
+    lefts: list[int]
+    mirrors: list[bool]
+    colour_shifts: npt.NDArray[np.float32]
+
+
+def pipeline_version() -> str:
+    """Version of all that turns a store into a stream; two replicas with the same one send the same bytes."""
+    return f"{PIPELINE_VERSION}.{decoder_digest()}"
+
+
+class Pipeline:
+    """Makes the messages of step ranges with ``num_threads`` decode threads, shared by all ranges being served.
+
+    A message holds as many images as fit ``message_bytes`` (at least one). Each range has at most
+    ``num_threads + 1`` messages made or being made ahead of its reader, so memory is bounded by
+    (ranges being served) * (num_threads + 2) * message_bytes, plus ``cache_bytes`` of decoded images.
+    """
+
+    def __init__(self, store: Store, *, num_threads: int, message_bytes: int, cache_bytes: int = 0) -> None:
+        cv2.setNumThreads(0)  # our threads are the parallelism
+        self.store = store
+        self.side = store.manifest.image.side
+        self.message_bytes = message_bytes
+        self._orders = OrderCache()
+        self._cache = DecodedCache(cache_bytes)
+        self._local = threading.local()
+        self._ahead = num_threads + 1
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the messages being made and ends the threads. The store stays the caller's."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._orders.close()
+
+    def messages(self, steps: StepRange) -> Iterator[bytes]:
+        """The packed ``Batch`` messages of ``steps``, in order.
+
+        Closing the iterator early drops what was made ahead. Raises DataLossError, naming shard and key, when a
+        stored record is damaged.
+        """
+        jobs = self._jobs(steps)
+        ahead: deque[Future[bytes]] = deque()
+        try:
+            for job in islice(jobs, self._ahead):
+                ahead.append(self._executor.submit(self._make, job))
+            while ahead:
+                message = ahead.popleft().result()
+                for job in islice(jobs, 1):
+                    ahead.append(self._executor.submit(self._make, job))
+                yield message
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _jobs(self, steps: StepRange) -> Iterator[_Job]:
+        num_images = self.store.split(steps.split).num_images
+        order = self._orders.get(num_images, steps.seed, steps.epoch) if steps.shuffle else None
+        statistics = self.store.statistics
+        scales = colour_scales(statistics.eigenvalues, unit=steps.colour_scale == "unit_eigenvalue")
+        images_per_message = self._images_per_message(steps)
+        for step in range(steps.first_step, steps.last_step):
+            begin = step * steps.batch_size + steps.slice_begin
+            end = min(step * steps.batch_size + steps.slice_end, num_images)
+            begin = min(begin, end)
+            indices = np.arange(begin, end, dtype=np.int64) if order is None else order[begin:end]
+            draws = self._draws(indices, steps)
+            shifts = colour_shifts(draws.alphas, scales, statistics.eigenvectors, steps.colour_std)
+            tops, lefts, mirrors = draws.tops.tolist(), draws.lefts.tolist(), draws.mirrors.tolist()
+            # A slice past the end of a short last step still gets its one, empty message.
+            for offset in range(0, max(len(indices), 1), images_per_message):
+                part = slice(offset, offset + images_per_message)
+                yield _Job(
+                    range=steps,
+                    step=step,
+                    offset=offset,
+                    slice_size=len(indices),
+                    indices=indices[part],
+                    tops=tops[part],
+                    lefts=lefts[part],
+                    mirrors=mirrors[part],
+                    colour_shifts=shifts[part],
+                )
+
+    def _draws(self, indices: npt.NDArray[np.int64], steps: StepRange) -> Draws:
+        if steps.view == "train":
+            return draw(indices, seed=steps.seed, epoch=steps.epoch, side=self.side, crop_size=steps.crop_size)
+        centre = (self.side - steps.crop_size) // 2
+        num_images = len(indices)
+        return Draws(
+            tops=np.full(num_images, centre),
+            lefts=np.full(num_images, centre),
+            mirrors=np.zeros(num_images, np.bool_),
+            alphas=np.zeros((num_images, 3)),
+        )
+
+    def _images_per_message(self, steps: StepRange) -> int:
+        pixel_bytes = 4 if steps.pixel_format == "float32" else 1
+        image_bytes = NUM_CROPS[steps.view] * steps.crop_size * steps.crop_size * 3 * pixel_bytes
+        return max(self.message_bytes // image_bytes, 1)
+
+    def _make(self, job: _Job) -> bytes:
+        steps = job.range
+        num_images, crop = len(job.indices), steps.crop_size
+        crops = np.empty((num_images, NUM_CROPS[steps.view], crop, crop, 3), np.uint8)
+        labels = np.empty(num_images, np.int64)
+        for i, index in enumerate(job.indices.tolist()):
+            label, pixels = self._decoded(steps.split, index)
+            labels[i] = label
+            if steps.view == "ten_crop":
+                _ten_crops(crops[i], pixels)
+            else:
+                crop_into(crops[i, 0], pixels, job.tops[i], job.lefts[i], job.mirrors[i])
+        images: Images = crops
+        if steps.pixel_format == "float32":
+            images = self._finished(crops, job.colour_shifts)
+        return pack_part(
+            Part(
+                epoch=steps.epoch,
+                step=job.step,
+                offset=job.offset,
+                slice_size=job.slice_size,
+                images=images,
+                labels=labels,
+                indices=job.indices,
+                colour_shifts=job.colour_shifts,
+            )
+        )
+
+    def _decoded(self, split: str, index: int) -> tuple[int, UInt8]:
+        """Label and pixels of a stored image; the pixels are valid until this thread's next call."""
+        cached = self._cache.get(split, index)
+        if cached is not None:
+            return cached
+        decoder: Decoder | None = getattr(self._local, "decoder", None)
+        if decoder is None:
+            decoder = self._local.decoder = Decoder(self.store.manifest.image)
+        reader = self.store.split(split)
+        try:
+            label, record = reader.read(index)
+        except DamagedRecordError as error:
+            raise DataLossError(str(error)) from None
+        try:
+            pixels = decoder.decode(record)
+        except ValueError as error:
+            shard, position = reader.locate(index)
+            file = self.store.path / reader.info.shards[shard].file
+            raise DataLossError(f"{file}: key {position}: cannot be decoded: {error}") from None
+        self._cache.offer(split, index, label, pixels)
+        return label, pixels
+
+    def _finished(self, crops: UInt8, shifts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Centred and shifted crops: float32 [N, crops, H, W, 3]. The mean is its centre crop for every crop."""
+        size = crops.shape[2]
+        at = (self.side - size) // 2
+        mean = self.store.statistics.mean_image[at : at + size, at : at + size]
+        finished = crops.astype(np.float32)
+        finished -= mean
+        finished += shifts[:, None, None, None, :]
+        return finished
+
+
+def _ten_crops(out: UInt8, image: UInt8) -> None:
+    """Four corners and the centre, then their mirror images (paper, section 4.1): ``out`` [10, crop, crop, 3]."""
+    crop = out.shape[1]
+    far = image.shape[0] - crop
+    corners = ((0, 0), (0, far), (far, 0), (far, far), (far // 2, far // 2))
+    for i, (top, left) in enumerate(corners):
+        crop_into(out[i], image, top, left, False)
+        crop_into(out[i + 5], image, top, left, True)

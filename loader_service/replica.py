@@ -1,0 +1,200 @@
+"""One replica as a client sees it: its channel, its calls, and gRPC's errors as ours."""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+
+from loader_service.errors import (
+    AccessError,
+    DataLossError,
+    InvalidRequestError,
+    LoaderError,
+    MismatchError,
+    OverloadedError,
+    ServiceUnavailableError,
+)
+from loader_service.v1 import loader_pb2 as pb
+from loader_service.wire import Description, Limits
+
+_SERVICE = "/loader_service.v1.LoaderService/"
+_SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+_ERRORS: dict[grpc.StatusCode, type[LoaderError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.FAILED_PRECONDITION: MismatchError,
+    grpc.StatusCode.UNAUTHENTICATED: AccessError,
+    grpc.StatusCode.PERMISSION_DENIED: AccessError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    grpc.StatusCode.DATA_LOSS: DataLossError,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """How a client proves itself and whom it trusts; all None is clear text without a token."""
+
+    tls_ca: Path | None = None
+    """PEM file of the certificate authority that signed the servers' certificates; turns TLS on."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    """PEM files of the client's own certificate and key, where the service asks for them."""
+    tls_server_name: str | None = None
+    """Name to expect in the servers' certificates instead of the target's host."""
+    token_file: Path | None = None
+    """File whose first line is sent as the bearer token; read again for each stream, so it can be renewed."""
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise ValueError("--tls-cert needs --tls-ca")
+
+
+class MessageCall(Protocol):
+    """A running StreamBatches call: an iterator of raw messages that another thread may cancel."""
+
+    def __iter__(self) -> "MessageCall": ...
+
+    def __next__(self) -> bytes: ...
+
+    def cancel(self) -> bool: ...
+
+
+class Replica:
+    """One target. Thread-safe; opens its connection when first used and again whenever it is lost."""
+
+    def __init__(self, target: str, security: Security, *, server_name: str | None = None) -> None:
+        self.target = target
+        self._security = security
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", -1),
+            # Notice a dead peer within 15 s also while it owes nothing; the server permits this.
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            # Channels to one address would share a connection, and with it a flow-control window.
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        name = security.tls_server_name or server_name
+        if name is not None:
+            options.append(("grpc.ssl_target_name_override", name))
+        if security.tls_ca is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            credentials = grpc.ssl_channel_credentials(
+                security.tls_ca.read_bytes(),
+                security.tls_key.read_bytes() if security.tls_key else None,
+                security.tls_cert.read_bytes() if security.tls_cert else None,
+            )
+            self._channel = grpc.secure_channel(target, credentials, options)
+        self._describe = self._channel.unary_unary(
+            _SERVICE + "Describe",
+            request_serializer=pb.DescribeRequest.SerializeToString,
+            response_deserializer=pb.DescribeResponse.FromString,
+        )
+        # No deserializer: messages arrive as bytes, and the reader unpacks them on its own thread.
+        self._stream_batches: Any = self._channel.unary_stream(
+            _SERVICE + "StreamBatches",
+            request_serializer=pb.StreamBatchesRequest.SerializeToString,
+            response_deserializer=None,
+        )
+
+    def describe(self, timeout_s: float) -> Description:
+        """What the replica serves. Raises a LoaderError within ``timeout_s`` seconds if it does not say."""
+        try:
+            response: pb.DescribeResponse = self._describe(
+                pb.DescribeRequest(), timeout=timeout_s, metadata=self._metadata()
+            )
+        except grpc.RpcError as error:
+            raise self.translate(error) from None
+        return _description(response)
+
+    def check_health(self, timeout_s: float) -> None:
+        """Returns if the replica reports SERVING (grpc.health.v1). Raises a LoaderError otherwise."""
+        check = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=bytes,
+            response_deserializer=bytes,
+        )
+        try:
+            # An empty HealthCheckRequest asks for the server as a whole; field 1 of the answer is the status.
+            status = check(b"", timeout=timeout_s, metadata=self._metadata())
+        except grpc.RpcError as error:
+            raise self.translate(error) from None
+        if status != _SERVING:
+            raise ServiceUnavailableError(f"{self.target}: expected status SERVING, found another: it is draining")
+
+    def stream_batches(self, request: pb.StreamBatchesRequest) -> MessageCall:
+        """Starts a call; iterating it raises grpc.RpcError, for ``translate``."""
+        call: MessageCall = self._stream_batches(request, metadata=self._metadata())
+        return call
+
+    def translate(self, error: grpc.RpcError) -> LoaderError:
+        """gRPC's error as ours, naming this replica."""
+        code, details = error.code(), error.details()
+        kind = _ERRORS.get(code, ServiceUnavailableError)
+        text = " ".join(str(details).split())
+        label = "" if kind is not ServiceUnavailableError else f"{code.name}: "
+        return kind(f"{self.target}: {label}{text}")
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        if self._security.token_file is None:
+            return ()
+        lines = self._security.token_file.read_text("utf-8").splitlines()
+        if not lines or not lines[0].strip():
+            raise AccessError(f"{self._security.token_file}: expected a token on the first line, found none")
+        return (("authorization", f"Bearer {lines[0].strip()}"),)
+
+
+def resolve(targets: Sequence[str]) -> dict[str, str | None]:
+    """Addresses of ``targets``, each with the server name to expect (None: the address's own).
+
+    ``dns:NAME:PORT`` stands for every address NAME has now (a Kubernetes headless service, for one); anything else
+    stands for itself.
+    """
+    addresses: dict[str, str | None] = {}
+    for target in targets:
+        if not target.startswith("dns:"):
+            addresses[target] = None
+            continue
+        host, _, port = target.removeprefix("dns:").strip("/").rpartition(":")
+        try:
+            found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        except (OSError, ValueError):
+            continue  # no address now; there may be one at the next look
+        for family, _, _, _, address in found:
+            ip = str(address[0])
+            addresses[f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"] = host
+    return addresses
+
+
+def _description(response: pb.DescribeResponse) -> Description:
+    side = response.image_side
+    return Description(
+        fingerprint=response.fingerprint,
+        pipeline_version=response.pipeline_version,
+        splits={split.name: split.num_images for split in response.splits},
+        classes=tuple((info.id, info.name) for info in response.classes),
+        image_side=side,
+        mean_image=np.frombuffer(response.mean_image, "<f4").reshape(side, side, 3),
+        eigenvalues=np.array(response.eigenvalues, np.float64),
+        eigenvectors=np.array(response.eigenvectors, np.float64).reshape(3, 3),
+        limits=Limits(
+            max_batch_size=response.limits.max_batch_size,
+            max_steps=response.limits.max_steps,
+            message_bytes=response.limits.message_bytes,
+            max_streams_per_identity=response.limits.max_streams_per_identity,
+            max_streams=response.limits.max_streams,
+        ),
+    )

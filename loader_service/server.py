@@ -1,0 +1,196 @@
+"""The gRPC server: translates requests and errors, admits streams within limits, drains. Computes nothing."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from loader_service.errors import (
+    AccessError,
+    DataLossError,
+    InvalidRequestError,
+    LoaderError,
+    MismatchError,
+    OverloadedError,
+    ServiceUnavailableError,
+)
+from loader_service.pipeline import Pipeline
+from loader_service.requests import describe, step_range
+from loader_service.v1 import loader_pb2 as pb
+from loader_service.wire import Limits
+
+log = logging.getLogger(__name__)
+
+SERVICE = "loader_service.v1.LoaderService"
+_MAX_REQUEST_BYTES = 64 * 1024
+_RETRY_AFTER_MS = 200
+_STATUS: dict[type[LoaderError], grpc.StatusCode] = {
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    MismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    AccessError: grpc.StatusCode.UNAUTHENTICATED,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DataLossError: grpc.StatusCode.DATA_LOSS,
+    ServiceUnavailableError: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class LoaderServer:
+    """Serves one pipeline on one address until ``stop``.
+
+    ``address`` is ``host:port`` (port 0 takes a free one; see ``port``) or ``unix:PATH``. The pipeline stays the
+    caller's to close, after ``stop``.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        address: str,
+        limits: Limits,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._limits = limits
+        self._streams = _Admission(limits)
+        self._draining = threading.Event()
+        self._executor = ThreadPoolExecutor(limits.max_streams + 8, thread_name_prefix="rpc")
+        self._server = grpc.server(
+            self._executor,
+            options=[
+                ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
+                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+                ("grpc.max_send_message_length", -1),
+                # Accept the client's keepalive pings (every 10 s, also between streams).
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((self._handlers(),))
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise ServiceUnavailableError(f"{address}: cannot listen there (in use, or not an address)") from None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(grace_s=0)
+
+    def start(self) -> None:
+        """Begins to serve, and reports SERVING to health checks."""
+        self._server.start()
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self, grace_s: float) -> None:
+        """Refuses new work with UNAVAILABLE, lets streams finish for up to ``grace_s`` seconds, then ends them."""
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._draining.set()
+        self._server.stop(grace_s).wait()
+        self._executor.shutdown(wait=True)
+
+    def _set_health(self, status: Any) -> None:
+        for service in ("", SERVICE):
+            self._health.set(service, status)
+
+    def _handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Describe": grpc.unary_unary_rpc_method_handler(
+                    self._describe,
+                    request_deserializer=pb.DescribeRequest.FromString,
+                    response_serializer=pb.DescribeResponse.SerializeToString,
+                ),
+                # The pipeline's messages are already bytes: no serializer.
+                "StreamBatches": grpc.unary_stream_rpc_method_handler(
+                    self._stream_batches, request_deserializer=pb.StreamBatchesRequest.FromString
+                ),
+            },
+        )
+
+    def _describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:
+        return describe(self._pipeline, self._limits)
+
+    def _stream_batches(self, request: pb.StreamBatchesRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
+        started = time.monotonic()
+        sent_bytes = 0
+        try:
+            if self._draining.is_set():
+                raise ServiceUnavailableError("this replica is shutting down; ask another")
+            steps = step_range(request, self._pipeline, self._limits)
+            with self._streams.admit(context.peer()):
+                for message in self._pipeline.messages(steps):
+                    if not context.is_active():
+                        return
+                    sent_bytes += len(message)
+                    yield message
+        except LoaderError as error:
+            code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
+            log.warning("stream refused: %s: %s", code.name, error, extra={"peer": context.peer()})
+            if isinstance(error, OverloadedError):
+                context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
+            context.abort(code, str(error))
+        log.debug(
+            "stream done: split %s epoch %d steps [%d, %d): %d bytes in %.3f s",
+            request.split,
+            request.epoch,
+            request.first_step,
+            request.last_step,
+            sent_bytes,
+            time.monotonic() - started,
+        )
+
+
+class _Admission:
+    """Counts open streams, of each identity and of all, and refuses those over the limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._open: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def admit(self, identity: str) -> "_Admitted":
+        """Admits one stream until the returned context ends. Raises OverloadedError when a limit is reached."""
+        with self._lock:
+            total, own = sum(self._open.values()), self._open.get(identity, 0)
+            if total >= self._limits.max_streams:
+                raise OverloadedError(f"streams: expected at most {self._limits.max_streams} open, found {total}")
+            if own >= self._limits.max_streams_per_identity:
+                raise OverloadedError(
+                    f"streams of one client: expected at most {self._limits.max_streams_per_identity}, found {own}"
+                )
+            self._open[identity] = own + 1
+        return _Admitted(lambda: self._leave(identity))
+
+    def _leave(self, identity: str) -> None:
+        with self._lock:
+            self._open[identity] -= 1
+            if not self._open[identity]:
+                del self._open[identity]
+
+
+class _Admitted:
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave = leave
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()

@@ -1,0 +1,388 @@
+"""A stream of batches over several replicas: leases out, parts in, batches in order. One thread a request under way."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from loader_service.errors import (
+    AccessError,
+    DataLossError,
+    InvalidRequestError,
+    LoaderError,
+    MismatchError,
+    ServiceUnavailableError,
+)
+from loader_service.leases import Lease, LeaseBook
+from loader_service.replica import MessageCall, Replica
+from loader_service.v1 import loader_pb2 as pb
+from loader_service.wire import Batch, Description, Part, StreamSpec, unpack_part
+
+Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
+
+_PROBE_TIMEOUT_S = 2.0
+_FIRST_BACKOFF_S = 0.05
+_MAX_BACKOFF_S = 2.0
+_IDLE_WAIT_S = 0.05
+_VIEWS = {
+    "train": pb.VIEW_TRAIN,
+    "centre": pb.VIEW_CENTRE,
+    "ten_crop": pb.VIEW_TEN_CROP,
+    "full": pb.VIEW_FULL,
+}
+_COLOUR_SCALES = {
+    "sqrt_eigenvalue": pb.COLOUR_SCALE_SQRT_EIGENVALUE,
+    "unit_eigenvalue": pb.COLOUR_SCALE_UNIT_EIGENVALUE,
+}
+_PIXEL_FORMATS = {"uint8": pb.PIXEL_FORMAT_UINT8, "float32": pb.PIXEL_FORMAT_FLOAT32}
+
+
+class BatchStream(Iterator[Batch]):
+    """Iterates over batches in order; make one with ``LoaderClient.stream``.
+
+    Requests run on background threads from construction on, at most ``window`` steps ahead of the consumer. For one
+    consumer thread. Close it (or exhaust it, or use it as a context manager) to end the threads.
+
+    ``next`` raises ServiceUnavailableError when no replica has delivered anything for the unavailable timeout,
+    MismatchError when every replica serves something else than was described, DataLossError when every replica
+    finds a record damaged, AccessError and InvalidRequestError as soon as a replica says so.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: StreamSpec,
+        description: Description,
+        find_replicas: Callable[[], dict[str, Replica]],
+        epoch: int,
+        step: int,
+        num_epochs: int | None,
+        allocate: Allocate,
+        stall_timeout_s: float,
+        unavailable_timeout_s: float,
+        window: int,
+        lease_size: int,
+        streams_per_replica: int,
+        resolve_interval_s: float,
+    ) -> None:
+        self._spec = spec
+        self._description = description
+        self._find_replicas = find_replicas
+        self._first_epoch = epoch
+        self._allocate = allocate
+        self._stall_timeout_s = stall_timeout_s
+        self._unavailable_timeout_s = unavailable_timeout_s
+        self._streams_per_replica = streams_per_replica
+        self._resolve_interval_s = resolve_interval_s
+        self.steps_per_epoch = spec.num_steps(description.splits[spec.split])
+        """Steps of each epoch."""
+        self.wait_s = 0.0
+        """Seconds that ``next`` has waited for batches, in all."""
+        self._book = LeaseBook(
+            num_positions=None if num_epochs is None else num_epochs * self.steps_per_epoch - step,
+            steps_per_epoch=self.steps_per_epoch,
+            first_step=step,
+            window=window,
+            lease_size=lease_size,
+        )
+        self._changed = threading.Condition()
+        self._position = 0
+        self._ready: dict[int, Batch] = {}
+        self._active: dict[Lease, _Activity] = {}
+        self._failures: dict[str, LoaderError] = {}
+        self._refused: set[str] = set()
+        self._known: set[str] = set()
+        self._fatal: LoaderError | None = None
+        self._closed = False
+        self._progress_at = time.monotonic()
+        self._threads = [threading.Thread(target=self._supervise, name="loader-supervisor", daemon=True)]
+        self._start_workers()
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __next__(self) -> Batch:
+        started = time.monotonic()
+        with self._changed:
+            if self._closed:
+                raise StopIteration
+            while self._position not in self._ready:
+                if self._book.is_finished:
+                    break
+                if self._fatal is not None:
+                    raise self._fatal
+                now = time.monotonic()
+                silence_s = now - max(started, self._progress_at)
+                if silence_s >= self._unavailable_timeout_s:
+                    raise ServiceUnavailableError(self._why_unavailable())
+                self._changed.wait(min(self._unavailable_timeout_s - silence_s, 1.0))
+            batch = self._ready.pop(self._position, None)
+            if batch is not None:
+                self._book.consume(self._position)
+                self._position += 1
+                self._changed.notify_all()
+        self.wait_s += time.monotonic() - started
+        if batch is None:
+            self.close()
+            raise StopIteration
+        return batch
+
+    def close(self) -> None:
+        """Cancels what is under way and ends the threads. Batches already taken stay valid."""
+        with self._changed:
+            self._closed = True
+            calls = [activity.call for activity in self._active.values()]
+            self._ready.clear()
+            self._changed.notify_all()
+        for call in calls:
+            call.cancel()
+        for thread in self._threads:
+            thread.join()
+
+    def _why_unavailable(self) -> str:
+        reasons = "; ".join(map(str, self._failures.values())) or "nothing arrived from " + ", ".join(self._known)
+        return f"no batch for {self._unavailable_timeout_s:g} s: {reasons}"
+
+    # What follows runs on the stream's own threads.
+
+    def _start_workers(self) -> None:
+        for target, replica in self._find_replicas().items():
+            if target in self._known:
+                continue
+            self._known.add(target)
+            for number in range(self._streams_per_replica):
+                thread = threading.Thread(
+                    target=self._work, args=(replica,), name=f"loader-{target}-{number}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+
+    def _supervise(self) -> None:
+        """Cancels calls that have stalled, and looks for new replicas from time to time."""
+        resolved_at = time.monotonic()
+        interval_s = min(self._stall_timeout_s / 4, 0.25)
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                self._changed.wait_for(lambda: self._closed, timeout=interval_s)
+                now = time.monotonic()
+                stalled = [
+                    activity
+                    for activity in self._active.values()
+                    if now - activity.heard_at > self._stall_timeout_s and not activity.is_stalled
+                ]
+                superseded = [a for lease, a in self._active.items() if self._book.is_superseded(lease)]
+            for activity in stalled:
+                activity.is_stalled = True
+                activity.call.cancel()
+            for activity in superseded:
+                activity.call.cancel()
+            if now - resolved_at >= self._resolve_interval_s and not self._closed:
+                resolved_at = now
+                self._start_workers()
+
+    def _work(self, replica: Replica) -> None:
+        """Fetches leases from one replica until the stream ends; after a failure, backs off and probes it first."""
+        backoff_s = 0.0
+        is_trusted = False
+        while self._pause(backoff_s):
+            try:
+                if not is_trusted:
+                    self._probe(replica)
+                    is_trusted = True
+                lease = self._wait_for_lease(replica)
+                if lease is None:
+                    return
+                self._fetch(replica, lease)
+                backoff_s = 0.0
+                self._failures.pop(replica.target, None)
+            except LoaderError as error:
+                if not self._note_failure(replica, error):
+                    return
+                is_trusted = False
+                # Full jitter, so that clients cut off together do not come back together.
+                grown = min(max(2 * backoff_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
+                backoff_s = grown * random.uniform(0.5, 1.0)
+
+    def _pause(self, seconds: float) -> bool:
+        with self._changed:
+            if seconds:
+                self._changed.wait_for(lambda: self._closed, timeout=seconds)
+            return not self._closed and self._fatal is None
+
+    def _probe(self, replica: Replica) -> None:
+        found = replica.describe(_PROBE_TIMEOUT_S)
+        for name in ("fingerprint", "pipeline_version"):
+            expected, actual = getattr(self._description, name), getattr(found, name)
+            if expected != actual:
+                raise MismatchError(f"{replica.target}: {name}: expected {expected}, found {actual}")
+
+    def _note_failure(self, replica: Replica, error: LoaderError) -> bool:
+        """Whether the worker should go on."""
+        with self._changed:
+            if self._closed:
+                return False
+            self._failures[replica.target] = error
+            self._book.forget(replica.target)
+            if isinstance(error, MismatchError):
+                self._refused.add(replica.target)
+                if self._refused >= self._known:
+                    self._fatal = error
+            elif isinstance(error, InvalidRequestError | AccessError):
+                self._fatal = error
+            self._changed.notify_all()
+            return self._fatal is None and replica.target not in self._refused
+
+    def _wait_for_lease(self, replica: Replica) -> Lease | None:
+        with self._changed:
+            while not self._closed and self._fatal is None and not self._book.is_finished:
+                lease = self._book.next_lease(replica.target, time.monotonic())
+                if lease is not None:
+                    return lease
+                self._changed.wait(_IDLE_WAIT_S)
+        return None
+
+    def _fetch(self, replica: Replica, lease: Lease) -> None:
+        """Receives one lease. Raises a LoaderError when the replica fails; the lease's rest is then up for others."""
+        epoch, first_step = self._book.locate(lease.begin)
+        activity: _Activity | None = None
+        try:
+            call = replica.stream_batches(self._request(epoch, first_step, lease))
+            activity = _Activity(call)
+            with self._changed:
+                self._active[lease] = activity
+                if self._closed:
+                    call.cancel()
+            assembly = _Assembly(self._allocate)
+            position = lease.begin
+            for message in call:
+                activity.heard_at = time.monotonic()
+                batch = assembly.add(self._read(replica, message))
+                if batch is None:
+                    continue
+                if batch.step != first_step + position - lease.begin:
+                    raise ServiceUnavailableError(f"{replica.target}: sent step {batch.step} out of turn")
+                with self._changed:
+                    if self._book.complete(position, lease, time.monotonic()):
+                        self._ready[position] = batch
+                        self._progress_at = time.monotonic()
+                        self._changed.notify_all()
+                position += 1
+            if position != lease.end:
+                raise ServiceUnavailableError(f"{replica.target}: the stream ended before it was complete")
+        except grpc.RpcError as error:
+            if self._closed or (self._book.is_superseded(lease) and not activity_stalled(activity)):
+                return
+            if activity_stalled(activity):
+                raise ServiceUnavailableError(
+                    f"{replica.target}: expected a message within {self._stall_timeout_s:g} s, found a stall"
+                ) from None
+            failure = replica.translate(error)
+            if isinstance(failure, DataLossError):
+                self._note_loss(replica, lease, failure)
+                return
+            raise failure from None
+        finally:
+            with self._changed:
+                self._active.pop(lease, None)
+                self._book.end(lease)
+                self._changed.notify_all()
+
+    def _note_loss(self, replica: Replica, lease: Lease, failure: DataLossError) -> None:
+        """This replica's copy is damaged; another's may be sound."""
+        with self._changed:
+            position = min(lease.missing, default=None)
+            if position is not None and self._book.lose(position, replica.target) >= len(self._known):
+                self._fatal = failure
+
+    def _read(self, replica: Replica, message: bytes) -> Part:
+        try:
+            return unpack_part(message)
+        except ValueError as error:
+            raise ServiceUnavailableError(f"{replica.target}: sent a malformed batch: {error}") from None
+
+    def _request(self, epoch: int, first_step: int, lease: Lease) -> pb.StreamBatchesRequest:
+        spec = self._spec
+        begin, end = spec.slice
+        return pb.StreamBatchesRequest(
+            fingerprint=self._description.fingerprint,
+            pipeline_version=self._description.pipeline_version,
+            split=spec.split,
+            view=_VIEWS[spec.view],
+            crop_size=spec.crop_size or 0,
+            shuffle=spec.shuffle,
+            seed=spec.seed,
+            epoch=self._first_epoch + epoch,
+            batch_size=spec.batch_size,
+            first_step=first_step,
+            last_step=first_step + lease.end - lease.begin,
+            slice_begin=begin,
+            slice_end=end,
+            colour_std=spec.colour_std,
+            colour_scale=_COLOUR_SCALES[spec.colour_scale],
+            pixel_format=_PIXEL_FORMATS[spec.pixel_format],
+        )
+
+
+class _Activity:
+    """A call under way, when it was last heard from, and whether it was given up."""
+
+    def __init__(self, call: MessageCall) -> None:
+        self.call = call
+        self.heard_at = time.monotonic()
+        self.is_stalled = False
+
+
+def activity_stalled(activity: _Activity | None) -> bool:
+    return activity is not None and activity.is_stalled
+
+
+class _Assembly:
+    """Puts the parts of one step together, in the arrays that the batch will own."""
+
+    def __init__(self, allocate: Allocate) -> None:
+        self._allocate = allocate
+        self._filled = 0
+
+    def add(self, part: Part) -> Batch | None:
+        """The batch, when ``part`` completes it. Raises ServiceUnavailableError for a part out of turn."""
+        if part.offset != self._filled:
+            raise ServiceUnavailableError(f"expected the part at {self._filled}, found the one at {part.offset}")
+        if part.offset == 0:
+            num_crops, *image_shape = part.images.shape[1:]
+            crops = [num_crops] if num_crops > 1 else []
+            size = part.slice_size
+            self._images = self._allocate((size, *crops, *image_shape), part.images.dtype)
+            self._labels = np.empty(size, np.int64)
+            self._indices = np.empty(size, np.int64)
+            self._shifts = np.empty((size, 3), np.float32)
+        end = part.offset + len(part.labels)
+        self._images[part.offset : end] = part.images.reshape(-1, *self._images.shape[1:])
+        self._labels[part.offset : end] = part.labels
+        self._indices[part.offset : end] = part.indices
+        self._shifts[part.offset : end] = part.colour_shifts
+        self._filled = end
+        if end < part.slice_size:
+            return None
+        self._filled = 0
+        return Batch(
+            epoch=part.epoch,
+            step=part.step,
+            images=self._images,
+            labels=self._labels,
+            indices=self._indices,
+            colour_shifts=self._shifts,
+        )

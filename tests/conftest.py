@@ -1,0 +1,46 @@
+"""Real parts for every test: a tiny store, a service over it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from loader_service.pipeline import Pipeline
+from loader_service.server import LoaderServer
+from loader_service.wire import Limits
+from preprocess.store import Store
+from tests.stores import make_store
+
+LIMITS = Limits(max_batch_size=1024, max_steps=64, message_bytes=100_000, max_streams_per_identity=64, max_streams=64)
+
+
+@contextmanager
+def serving(
+    store_path: Path,
+    *,
+    address: str = "127.0.0.1:0",
+    threads: int = 2,
+    limits: Limits = LIMITS,
+    cache_bytes: int = 0,
+) -> Iterator[str]:
+    """A service over ``store_path`` in this process; yields its target."""
+    with (
+        Store(store_path) as store,
+        Pipeline(store, num_threads=threads, message_bytes=limits.message_bytes, cache_bytes=cache_bytes) as pipeline,
+        LoaderServer(pipeline, address, limits) as server,
+    ):
+        yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JPEG store: 100 training and 30 validation images of 64x64, 10 classes, 4 + 1 shards."""
+    return make_store(tmp_path_factory.mktemp("stores") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def loader_target(tiny_store: Path) -> Iterator[str]:
+    """The target of a running service over ``tiny_store``."""
+    with serving(tiny_store) as target:
+        yield target

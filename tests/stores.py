@@ -1,0 +1,84 @@
+"""Small real stores for tests: the format's own writer, pictures drawn by seeded random numbers."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from preprocess.store import (
+    ClassInfo,
+    ImageSpec,
+    Manifest,
+    ShardWriter,
+    SplitInfo,
+    Statistics,
+    write_manifest,
+    write_statistics,
+)
+from preprocess.store.format import Encoding
+
+
+def draw_image(seed: int, side: int) -> npt.NDArray[np.uint8]:
+    """A smooth random picture, uint8 [side, side, 3]: compresses like a photograph and no two are alike."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def make_store(
+    path: Path,
+    *,
+    num_train: int = 100,
+    num_val: int = 30,
+    num_classes: int = 10,
+    side: int = 64,
+    encoding: Encoding = "jpeg",
+    images_per_shard: int = 32,
+    seed: int = 0,
+) -> Path:
+    """Writes a store of random pictures and returns ``path``."""
+    spec = ImageSpec(encoding=encoding, side=side)
+    splits: dict[str, SplitInfo] = {}
+    pixels: list[npt.NDArray[np.uint8]] = []
+    for number, (split, num_images) in enumerate((("train", num_train), ("val", num_val))):
+        shards = []
+        for first in range(0, num_images, images_per_shard):
+            name = f"shards/{split}-{first // images_per_shard:05d}.lmdb"
+            with ShardWriter(path, name) as writer:
+                for i in range(first, min(first + images_per_shard, num_images)):
+                    image = draw_image(seed * 1_000_003 + number * 100_003 + i, side)
+                    if split == "train":
+                        pixels.append(image)
+                    writer.add(i % num_classes, f"{split}/{i}.JPEG".encode(), encode(image, spec))
+            shards.append(writer.info)
+        splits[split] = SplitInfo(shards=tuple(shards))
+    manifest = Manifest(
+        image=spec,
+        classes=tuple(ClassInfo(id=f"n{i:08d}", name=f"class {i}") for i in range(num_classes)),
+        splits=splits,
+        statistics_sha256=write_statistics(path, _statistics(np.stack(pixels))),
+        source={"layout": "test"},
+    )
+    write_manifest(path, manifest)
+    return path
+
+
+def encode(image: npt.NDArray[np.uint8], spec: ImageSpec) -> bytes:
+    """An image's bytes as ``spec`` stores them."""
+    if spec.encoding == "raw":
+        return image.tobytes()
+    return bytes(simplejpeg.encode_jpeg(image, quality=spec.quality, colorspace="RGB", colorsubsampling="420"))
+
+
+def _statistics(pixels: npt.NDArray[np.uint8]) -> Statistics:
+    flat = pixels.reshape(-1, 3).astype(np.float64)
+    covariance = np.cov(flat.T, bias=True)
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    return Statistics(
+        num_images=len(pixels),
+        mean_image=pixels.mean(0).astype(np.float32),
+        covariance=covariance,
+        eigenvalues=eigenvalues[::-1].copy(),
+        eigenvectors=eigenvectors[:, ::-1].copy(),
+    )
