@@ -82,7 +82,7 @@ def step_range(request: pb.StreamBatchesRequest, pipeline: Pipeline, limits: Lim
         last_step=request.last_step,
         slice_begin=slice_begin,
         slice_end=slice_end,
-        colour_std=float(request.colour_std),
+        colour_std=request.colour_std,
         colour_scale=COLOUR_SCALES[request.colour_scale],
         pixel_format=PIXEL_FORMATS[request.pixel_format],
     )

@@ -16,6 +16,7 @@ records (NUL-joined, in key order). Image i of a split is record ``i - first`` o
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -38,6 +39,7 @@ Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 # Little-endian int64 label, uint64 checksum, then the image's bytes (16-byte header keeps them aligned).
 _RECORD_HEADER = struct.Struct("<qQ")
 _KEY = struct.Struct(">Q")
+_FRAME = struct.Struct("<QQ")
 NAMES_KEY = b"\xff" * 8
 
 
@@ -69,6 +71,25 @@ def unpack_record(record: memoryview) -> tuple[int, memoryview]:
     if _checksum(label, image) != checksum:
         raise ValueError(f"expected checksum {checksum:016x}, found {_checksum(label, image):016x}")
     return label, image
+
+
+class ContentDigest:
+    """A shard's ``content_sha256``: label, length and bytes of each image in key order, then the names."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add_image(self, label: int, image: bytes | memoryview) -> None:
+        self._digest.update(_FRAME.pack(label & 0xFFFFFFFFFFFFFFFF, len(image)))
+        self._digest.update(image)
+
+    def add_names(self, names: Iterable[bytes]) -> None:
+        """Comes last."""
+        for name in names:
+            self._digest.update(_FRAME.pack(0, len(name)) + name)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +144,7 @@ class ShardInfo:
     size_bytes: int
     """Exact size of the LMDB file; another size means a truncated or foreign file."""
     content_sha256: str
-    """SHA-256 over the records in key order (see ``ShardWriter``), independent of how LMDB lays out its pages."""
+    """SHA-256 over the records in key order (see ``ContentDigest``), independent of how LMDB lays out its pages."""
 
 
 @dataclass(frozen=True, kw_only=True)

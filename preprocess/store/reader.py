@@ -13,6 +13,7 @@ import lmdb
 import numpy as np
 
 from preprocess.errors import DamagedRecordError, StoreError
+from preprocess.store import environments
 from preprocess.store.format import (
     MANIFEST_NAME,
     NAMES_KEY,
@@ -111,10 +112,10 @@ class SplitReader:
 
     def close(self) -> None:
         with self._lock:
-            for environment in self._environments.values():
-                environment.close()
-            self._environments.clear()
             self._local = threading.local()
+            for shard in self._environments:
+                environments.release(self._file(shard))
+            self._environments.clear()
 
     def _file(self, shard: int) -> Path:
         return self._store / self.info.shards[shard].file
@@ -133,15 +134,7 @@ class SplitReader:
             if shard not in self._environments:
                 _check_size(self._store, self.info.shards[shard])
                 try:
-                    self._environments[shard] = lmdb.open(
-                        str(self._file(shard)),
-                        subdir=False,
-                        readonly=True,
-                        lock=False,
-                        max_readers=1,
-                        max_dbs=0,
-                        lib_version=0,
-                    )
+                    self._environments[shard] = environments.acquire(self._file(shard))
                 except lmdb.Error as error:
                     raise DamagedRecordError(f"{self._file(shard)}: LMDB cannot open it: {error}") from None
             return self._environments[shard]

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import struct
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from preprocess.store.format import (
     MANIFEST_NAME,
     NAMES_KEY,
     STATISTICS_NAME,
+    ContentDigest,
     Manifest,
     ShardInfo,
     Statistics,
@@ -26,7 +27,6 @@ from preprocess.store.format import (
 # A commit bounds the dirty pages that LMDB holds in memory; a fixed count keeps the file's bytes reproducible.
 _RECORDS_PER_COMMIT = 128
 _FIRST_MAP_SIZE_BYTES = 1 << 26
-_FRAME = struct.Struct("<QQ")
 
 
 @contextmanager
@@ -36,7 +36,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     On an error the temporary file is removed and ``path`` is as it was. After SIGKILL the temporary file stays:
     its name starts with a dot and ends with ``.tmp``, and the next run of the job removes it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process id: nodes of a cluster that share the folder may each have the same one.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -83,8 +84,7 @@ class ShardWriter:
 
     Records get keys 0, 1, ... in the order of ``add``. Memory stays at a few MB whatever the shard's size, and the
     map grows as needed, so its size never fails a run. The same records give the same bytes of file on one
-    platform; ``content_sha256`` (label, length and image bytes of each record in key order, then the names) is the
-    same on all.
+    platform; ``content_sha256`` is the same on all.
 
     Raises OSError (``ENOSPC`` among them) when the file cannot be written; nothing is left behind then.
     """
@@ -94,7 +94,7 @@ class ShardWriter:
         self._file = file
         self._names: list[bytes] = []
         self._pending: list[tuple[bytes, bytes]] = []
-        self._content = hashlib.sha256()
+        self._content = ContentDigest()
         self._info: ShardInfo | None = None
 
     def __enter__(self) -> Self:
@@ -132,8 +132,7 @@ class ShardWriter:
         self._environment.close()
         self._atomic.__exit__(kind, error, trace)
         if kind is None:
-            for name in self._names:
-                self._content.update(_FRAME.pack(0, len(name)) + name)
+            self._content.add_names(self._names)
             self._info = ShardInfo(
                 file=self._file,
                 num_images=len(self._names),
@@ -152,8 +151,7 @@ class ShardWriter:
         assert b"\0" not in name
         self._pending.append((shard_key(len(self._names)), pack_record(label, image)))
         self._names.append(name)
-        self._content.update(_FRAME.pack(label & 0xFFFFFFFFFFFFFFFF, len(image)))
-        self._content.update(image)
+        self._content.add_image(label, image)
         if len(self._pending) >= _RECORDS_PER_COMMIT:
             self._commit()
 

@@ -1,0 +1,73 @@
+"""Our serializer against the generated classes, both ways."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loader_service.v1 import loader_pb2 as pb
+from loader_service.wire import Part, StreamSpec, pack_part, unpack_part
+
+
+def make_part(num_images: int, num_crops: int = 1, side: int = 5, dtype: type = np.uint8, seed: int = 0) -> Part:
+    generator = np.random.default_rng(seed)
+    return Part(
+        epoch=int(generator.integers(0, 2**32)),
+        step=int(generator.integers(0, 2**63)),
+        offset=int(generator.integers(0, 2)) * 7,
+        slice_size=num_images + 7,
+        images=generator.integers(0, 256, (num_images, num_crops, side, side, 3)).astype(dtype),
+        labels=generator.integers(-(2**63), 2**63 - 1, num_images),
+        indices=generator.integers(0, 2**40, num_images),
+        colour_shifts=generator.normal(size=(num_images, 3)).astype(np.float32),
+    )
+
+
+def assert_equal(a: Part, b: Part) -> None:
+    for name in ("epoch", "step", "offset", "slice_size"):
+        assert getattr(a, name) == getattr(b, name)
+    for name in ("images", "labels", "indices", "colour_shifts"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        assert getattr(a, name).dtype == getattr(b, name).dtype
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("num_images", "num_crops"), [(0, 1), (1, 1), (3, 10), (33, 1)])
+def test_generated_class_reads_ours_and_ours_reads_it(num_images: int, num_crops: int, dtype: type) -> None:
+    part = make_part(num_images, num_crops, dtype=dtype, seed=num_images)
+    packed = pack_part(part)
+    message = pb.Batch.FromString(packed)
+    assert message.num_images == num_images
+    assert (message.epoch, message.step, message.slice_size) == (part.epoch, part.step, part.slice_size)
+    assert list(message.labels) == part.labels.tolist()
+    assert list(message.colour_shifts) == part.colour_shifts.ravel().tolist()
+    assert message.images == part.images.tobytes()
+    assert_equal(unpack_part(message.SerializeToString()), part)
+    assert_equal(unpack_part(packed), part)
+    assert message.SerializeToString(deterministic=True) == packed
+
+
+@given(st.binary(max_size=60))
+@settings(deadline=None, max_examples=300)
+def test_any_bytes_are_a_part_or_a_value_error(data: bytes) -> None:
+    with suppress(ValueError):
+        unpack_part(data)
+
+
+def test_truncated_message() -> None:
+    packed = pack_part(make_part(4))
+    with pytest.raises(ValueError, match="expected"):
+        unpack_part(packed[:-1])
+
+
+@given(st.integers(1, 500), st.integers(1, 40))
+def test_slices_of_all_ranks_make_the_batch(batch_size: int, world_size: int) -> None:
+    world_size = min(world_size, batch_size)
+    positions: list[int] = []
+    for rank in range(world_size):
+        begin, end = StreamSpec(batch_size=batch_size, rank=rank, world_size=world_size).slice
+        assert begin < end
+        positions.extend(range(begin, end))
+    assert positions == list(range(batch_size))
