@@ -1,0 +1,124 @@
+"""The options of each command, as frozen dataclasses validated once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from commandline import option
+from preprocess.decode import DEFAULT_MAX_PIXELS
+from preprocess.store.format import Encoding, ImageSpec, Subsampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """``run``: a source to a store."""
+
+    source: str = field(metadata=option("where the images are: a path, or an fsspec URL such as s3://bucket/folder"))
+    out: Path = field(metadata=option("the store to write; an unfinished one is carried on with"))
+    encoding: Encoding = field(
+        default="jpeg", metadata=option("jpeg: about 31 KB an image; raw: 197 KB and no decoding in the loader")
+    )
+    shorter_side: int = field(
+        default=256, metadata=option("pixels of the shorter side, and of the centre square that is kept")
+    )
+    no_crop: bool = field(default=False, metadata=option("refused: says why images must be square"))
+    quality: int = field(default=95, metadata=option("JPEG quality, 1 to 100"))
+    subsampling: Subsampling = field(default="4:2:0", metadata=option("JPEG chroma subsampling"))
+    apply_exif: bool = field(
+        default=False, metadata=option("turn images as their EXIF orientation says; the original pipeline does not")
+    )
+    images_per_shard: int = field(default=1024, metadata=option("images in a shard, which is one Ray task"))
+    shuffle_seed: int = field(default=0, metadata=option("seed of the shuffle that makes each shard a fair sample"))
+    max_bad_images: int = field(
+        default=0, metadata=option("images that may be unusable (they go to quarantine) before the run fails")
+    )
+    max_pixels: int = field(
+        default=DEFAULT_MAX_PIXELS, metadata=option("an image with more pixels is refused without being decoded")
+    )
+    workers: int | None = field(
+        default=None, metadata=option("processes of the local Ray (default: one for each processor)")
+    )
+    ray_address: str | None = field(
+        default=None, metadata=option("a running Ray cluster (HOST:PORT or auto) instead of a local Ray")
+    )
+    task_memory_bytes: int = field(
+        default=512 << 20, metadata=option("memory that Ray reserves for each task; more than an image ever takes")
+    )
+    json: bool = field(default=False, metadata=option("print the report as JSON on stdout"))
+
+    def __post_init__(self) -> None:
+        if self.no_crop:
+            raise ValueError(
+                "--no-crop: the loader cuts fixed crops from images of one size and subtracts a mean image of that "
+                "size, so it cannot serve images of different shapes; use --shorter-side for larger squares"
+            )
+        _at_least("images-per-shard", self.images_per_shard, 1)
+        _at_least("max-bad-images", self.max_bad_images, 0)
+        _at_least("max-pixels", self.max_pixels, 1)
+        _at_least("shuffle-seed", self.shuffle_seed, 0)
+        _at_least("task-memory-bytes", self.task_memory_bytes, 1)
+        if self.workers is not None:
+            _at_least("workers", self.workers, 1)
+            if self.ray_address is not None:
+                raise ValueError("--workers: expected none with --ray-address, since the cluster's nodes decide")
+        _ = self.image
+
+    @property
+    def image(self) -> ImageSpec:
+        """How the images are to be made. Raises ValueError for what cannot be."""
+        return ImageSpec(
+            encoding=self.encoding,
+            side=self.shorter_side,
+            quality=self.quality,
+            subsampling=self.subsampling,
+            apply_exif=self.apply_exif,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """``verify``: whether a store is what was written."""
+
+    store: Path = field(metadata=option("the store", positional=True))
+    all: bool = field(default=False, metadata=option("decode every image rather than a sample of 64 a shard"))
+    workers: int | None = field(default=None, metadata=option("processes (default: one for each processor)"))
+    json: bool = field(default=False, metadata=option("print the result as JSON on stdout"))
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            _at_least("workers", self.workers, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig:
+    """``info``: what a store holds."""
+
+    store: Path = field(metadata=option("the store", positional=True))
+    contact_sheet: Path | None = field(default=None, metadata=option("write a picture of images from it (PNG)"))
+    mean_image: Path | None = field(default=None, metadata=option("write the mean image (PNG)"))
+    colour_plot: Path | None = field(
+        default=None, metadata=option("write a scatter plot of its colours with the three principal axes (PNG)")
+    )
+    json: bool = field(default=False, metadata=option("print everything as JSON on stdout"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """``sample``: a small data set drawn by code."""
+
+    out: Path = field(metadata=option("folder to write; must not exist or be empty"))
+    classes: int = field(default=8, metadata=option("number of classes, 2 to 10"))
+    train_per_class: int = field(default=150, metadata=option("training images of each class"))
+    val_per_class: int = field(default=25, metadata=option("validation images of each class"))
+    seed: int = field(default=0, metadata=option("the same seed draws the same files, byte for byte"))
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.classes <= 10:
+            raise ValueError(f"--classes: expected 2 to 10, found {self.classes}")
+        _at_least("train-per-class", self.train_per_class, 1)
+        _at_least("val-per-class", self.val_per_class, 1)
+        _at_least("seed", self.seed, 0)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"--{name}: expected at least {least}, found {value}")

@@ -1,0 +1,84 @@
+"""What a store was begun with, and whether a run may go on with it."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from preprocess.errors import ResumeError, StoreError
+from preprocess.store.format import MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME
+from preprocess.store.writer import atomic_file
+
+BEGUN_NAME = "run.json"
+REPORT_NAME = "report.json"
+_FORMAT = "alexnet-run"
+_OURS = {BEGUN_NAME, REPORT_NAME, MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME}
+
+
+def begin_or_resume(store: Path, terms: Mapping[str, Any]) -> None:
+    """Records what a run into ``store`` is made from, or checks it against what was recorded before.
+
+    ``terms`` are flat: names that a person knows and JSON values. Raises ResumeError, naming what changed, when
+    they differ, and StoreError when ``store`` is something else than a store. Removes what a killed run left
+    half-written.
+    """
+    begun = store / BEGUN_NAME
+    if begun.exists():
+        changed = [
+            f"{name} was {json.dumps(old)} and is {json.dumps(terms.get(name))}"
+            for name, old in _read_terms(begun).items()
+            if terms.get(name) != old
+        ]
+        if changed:
+            raise ResumeError(
+                f"{store}: was begun with another source or other parameters: {'; '.join(changed)}; "
+                "give the same ones, or another --out"
+            )
+    else:
+        _check_empty(store)
+        (store / SHARDS_DIRECTORY).mkdir(parents=True, exist_ok=True)
+        with atomic_file(begun) as temporary:
+            temporary.write_text(json.dumps({"format": _FORMAT, "terms": dict(terms)}, indent=1) + "\n", "ascii")
+    remove_temporary_files(store)
+
+
+def is_complete(store: Path) -> bool:
+    """Whether a run has ended well in ``store``."""
+    return (store / MANIFEST_NAME).exists()
+
+
+def remove_temporary_files(store: Path) -> None:
+    """Removes what killed tasks left half-written. No task may be running."""
+    for folder in (store, store / SHARDS_DIRECTORY):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def _read_terms(begun: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(begun.read_text("ascii"))
+        if document["format"] != _FORMAT:
+            raise KeyError("format")
+        terms: dict[str, Any] = dict(document["terms"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{begun}: expected the terms of a run, found: {type(error).__name__}: {error}") from None
+    return terms
+
+
+def _check_empty(store: Path) -> None:
+    if not store.exists():
+        return
+    if not store.is_dir():
+        raise StoreError(f"{store}: expected a folder or nothing, found a file")
+    foreign = [path.name for path in store.iterdir() if path.name not in _OURS and not path.name.endswith(".tmp")]
+    if foreign:
+        raise StoreError(f"{store}: expected a store or an empty folder, found {sorted(foreign)[0]!r} in it")
+
+
+def free_bytes(store: Path) -> int:
+    """Bytes that may still be written where ``store`` is or will be."""
+    folder = store.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,28 @@
+"""Human-readable names of classes, from the files in which ImageNet's users keep them."""
+
+from collections.abc import Mapping, Sequence
+
+from preprocess.sources.storage import Storage
+from preprocess.store.format import ClassInfo
+
+# ``n01440764 tench, Tinca tinca`` a line; the first name of the list is the common one.
+NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
+
+
+def read_class_names(storage: Storage) -> dict[str, str]:
+    """Names by class id, from the first of NAME_FILES at the source's root; empty when there is none."""
+    for path in NAME_FILES:
+        if storage.size_of(path) is not None:
+            return parse_class_names(storage.read(path).decode("utf-8", "replace"))
+    return {}
+
+
+def parse_class_names(text: str) -> dict[str, str]:
+    """Class id, white space, then its names, on each line."""
+    pairs = (line.split(maxsplit=1) for line in text.splitlines())
+    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+
+
+def class_infos(class_ids: Sequence[str], names: Mapping[str, str]) -> tuple[ClassInfo, ...]:
+    """Classes in label order; one without a name is called by its id."""
+    return tuple(ClassInfo(id=class_id, name=names.get(class_id, class_id)) for class_id in class_ids)

@@ -1,0 +1,57 @@
+"""Reads the images of a list one after another: whole files or byte ranges, ahead of need where storage is far."""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from preprocess.sources.listing import ImageEntry, ImageList
+from preprocess.sources.storage import Storage
+
+# Requests to an object store take tens of milliseconds, whatever their size: this many are under way at once.
+_REMOTE_THREADS = 16
+_REMOTE_AHEAD = 32
+# What is wrong with one file, not with the storage: such an image goes to quarantine, anything else ends the task.
+_FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+class UnreadableImageError(Exception):
+    """One image's bytes cannot be had; the message is the reason that quarantine gives."""
+
+
+def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntry, bytes | UnreadableImageError]]:
+    """Each image with its bytes, or with the reason why there are none; in the list's order.
+
+    Raises OSError for what is wrong with the storage rather than with one file.
+    """
+    if storage.is_local:
+        for entry in images:
+            yield entry, _read(storage, images, entry)
+        return
+    with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+        entries = iter(images)
+        ahead: deque[tuple[ImageEntry, Future[bytes | UnreadableImageError]]] = deque()
+        try:
+            while True:
+                for entry in itertools.islice(entries, _REMOTE_AHEAD - len(ahead)):
+                    ahead.append((entry, pool.submit(_read, storage, images, entry)))
+                if not ahead:
+                    return
+                entry, future = ahead.popleft()
+                yield entry, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(storage: Storage, images: ImageList, entry: ImageEntry) -> bytes | UnreadableImageError:
+    try:
+        if entry.container is None:
+            return storage.read(entry.name.decode("utf-8", "surrogateescape"))
+        content = storage.read_range(entry.container, entry.offset, entry.size_bytes)
+    except _FILE_ERRORS as error:
+        return UnreadableImageError(f"cannot be read: {error.strerror or error}")
+    if len(content) != entry.size_bytes:
+        return UnreadableImageError(
+            f"expected {entry.size_bytes:,} bytes at byte {entry.offset:,} of {entry.container}, found {len(content):,}"
+        )
+    return content

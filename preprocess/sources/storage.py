@@ -1,0 +1,156 @@
+"""Reads files where they are: the local file system, or anything that fsspec has a URL for."""
+
+import os
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from preprocess.errors import SourceError
+
+_MAX_OPEN_FILES = 32
+
+
+class FileInfo(NamedTuple):
+    """One name in a folder."""
+
+    path: str
+    """Relative to the storage's root; bytes that are not UTF-8 are surrogate-escaped, as in os.fsdecode."""
+    size_bytes: int
+    """0 for folders and for links that lead nowhere."""
+    is_folder: bool
+
+
+class Storage(Protocol):
+    """Files below one root. Paths are relative to it, with ``/``; ``""`` is the root itself."""
+
+    root: str
+    is_local: bool
+
+    def list(self, folder: str) -> list[FileInfo]:
+        """What ``folder`` holds, sorted by name. Raises OSError when there is no such folder."""
+
+    def is_folder(self, path: str) -> bool: ...
+
+    def size_of(self, path: str) -> int | None:
+        """Bytes of the file at ``path``; None when there is none."""
+
+    def read(self, path: str) -> bytes:
+        """A whole file. Raises OSError."""
+
+    def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
+        """Bytes ``[offset, offset + size_bytes)`` of a file; fewer when it ends before. Raises OSError."""
+
+    def open(self, path: str) -> BinaryIO:
+        """A seekable file, which the caller closes."""
+
+    def close(self) -> None:
+        """Closes the files that ``read_range`` keeps open."""
+
+
+def open_storage(root: str) -> Storage:
+    """Storage for a local path, or for a URL such as ``s3://bucket/imagenet``. Raises SourceError."""
+    return RemoteStorage(root) if "://" in root else LocalStorage(root)
+
+
+class LocalStorage:
+    """The local file system."""
+
+    is_local = True
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._files: dict[str, int] = {}
+
+    def list(self, folder: str) -> list[FileInfo]:
+        prefix = f"{folder}/" if folder else ""
+        found = []
+        with os.scandir(self._path(folder)) as entries:
+            for entry in entries:
+                try:
+                    is_folder = entry.is_dir()
+                    size_bytes = 0 if is_folder else entry.stat().st_size
+                except OSError:
+                    is_folder, size_bytes = False, 0
+                found.append(FileInfo(prefix + entry.name, size_bytes, is_folder))
+        found.sort(key=lambda info: os.fsencode(info.path))
+        return found
+
+    def is_folder(self, path: str) -> bool:
+        return os.path.isdir(self._path(path))
+
+    def size_of(self, path: str) -> int | None:
+        path = self._path(path)
+        return os.path.getsize(path) if os.path.isfile(path) else None
+
+    def read(self, path: str) -> bytes:
+        with open(self._path(path), "rb", buffering=0) as file:
+            return file.read()
+
+    def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
+        if path not in self._files:
+            if len(self._files) >= _MAX_OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))
+            self._files[path] = os.open(self._path(path), os.O_RDONLY)
+        return os.pread(self._files[path], size_bytes, offset)
+
+    def open(self, path: str) -> BinaryIO:
+        return open(self._path(path), "rb")
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _path(self, path: str) -> str:
+        return os.path.join(self.root, path) if path else self.root
+
+
+class RemoteStorage:
+    """Any file system of fsspec, by URL."""
+
+    is_local = False
+
+    def __init__(self, root: str) -> None:
+        import fsspec
+
+        self.root = root
+        try:
+            self._fs, base = fsspec.core.url_to_fs(root)
+        except (ImportError, ValueError) as error:
+            raise SourceError(f"{root}: cannot be opened: {error}") from None
+        self._base = str(base).rstrip("/")
+
+    def list(self, folder: str) -> list[FileInfo]:
+        base = self._path(folder)
+        prefix = f"{folder}/" if folder else ""
+        found = []
+        for info in self._fs.ls(base, detail=True):
+            name = info["name"].rstrip("/")
+            if name == base.rstrip("/"):
+                continue  # object stores list a folder's own marker
+            is_folder = info["type"] == "directory"
+            found.append(FileInfo(prefix + name.rsplit("/", 1)[-1], 0 if is_folder else int(info["size"]), is_folder))
+        found.sort(key=lambda info: os.fsencode(info.path))
+        return found
+
+    def is_folder(self, path: str) -> bool:
+        return bool(self._fs.isdir(self._path(path)))
+
+    def size_of(self, path: str) -> int | None:
+        path = self._path(path)
+        return int(self._fs.size(path)) if self._fs.isfile(path) else None
+
+    def read(self, path: str) -> bytes:
+        content: bytes = self._fs.cat_file(self._path(path))
+        return content
+
+    def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
+        content: bytes = self._fs.cat_file(self._path(path), start=offset, end=offset + size_bytes)
+        return content
+
+    def open(self, path: str) -> BinaryIO:
+        file: Any = self._fs.open(self._path(path), "rb")
+        return file  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        pass
+
+    def _path(self, path: str) -> str:
+        return f"{self._base}/{path}" if path else self._base or "/"

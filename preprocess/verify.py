@@ -1,0 +1,197 @@
+"""The ``verify`` command: recomputes a store's digests, counts and statistics, and decodes images, in parallel."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+
+from commandline import Progress, write_line
+from preprocess.config import VerifyConfig
+from preprocess.decode import UnusableImageError, decode
+from preprocess.errors import DamagedRecordError
+from preprocess.shard import STATISTICS_SPLIT
+from preprocess.sidecar import file_digest, read_partial, read_sidecar
+from preprocess.statistics import PartialStatistics, finish
+from preprocess.store.format import ContentDigest, ImageSpec, Statistics
+from preprocess.store.reader import SplitReader, Store
+
+_SAMPLED_PER_SHARD = 64
+_MAX_LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What was checked and what is wrong."""
+
+    store: str
+    fingerprint: str
+    num_shards: int
+    num_images: int
+    num_decoded: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardCheck:
+    num_images: int
+    num_decoded: int
+    problems: tuple[str, ...]
+
+
+def verify(config: VerifyConfig) -> int:
+    """Checks a store and says what is wrong, where. Returns 1 when anything is; raises StoreError when no store is."""
+    with Store(config.store) as store:
+        manifest, fingerprint, statistics = store.manifest, store.fingerprint, store.statistics
+    shards = [(split, number) for split, info in manifest.splits.items() for number in range(len(info.shards))]
+    problems: list[str] = []
+    num_images = num_decoded = 0
+    total = sum(info.num_images for info in manifest.splits.values())
+    with Progress("verify", total, "images") as progress:
+        for split, number, check in _check_all(config, shards):
+            num_images += check.num_images
+            num_decoded += check.num_decoded
+            problems += check.problems
+            progress.advance(
+                manifest.splits[split].shards[number].num_images, note=f"{len(problems)} problems" if problems else None
+            )
+    problems += _check_statistics(config.store, len(manifest.splits[STATISTICS_SPLIT].shards), statistics)
+    report = VerifyReport(
+        store=str(config.store),
+        fingerprint=fingerprint,
+        num_shards=len(shards),
+        num_images=num_images,
+        num_decoded=num_decoded,
+        problems=tuple(sorted(problems)),
+    )
+    _print(report, as_json=config.json)
+    return 1 if problems else 0
+
+
+def _print(report: VerifyReport, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(report), indent=1))
+    for problem in report.problems[:_MAX_LISTED]:
+        write_line(f"problem: {problem}")
+    if len(report.problems) > _MAX_LISTED:
+        write_line(f"and {len(report.problems) - _MAX_LISTED:,} more")
+    if not as_json:
+        verdict = f"{len(report.problems):,} problems" if report.problems else "everything is as it was written"
+        print(
+            f"{report.store}: {verdict}: {report.num_images:,} images in {report.num_shards:,} shards, "
+            f"{report.num_decoded:,} decoded, fingerprint {report.fingerprint}"
+        )
+
+
+def _check_all(config: VerifyConfig, shards: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, _ShardCheck]]:
+    """Each shard's check, as they are done. A shard so damaged that LMDB crashes the process is found too."""
+    workers = config.workers or os.cpu_count() or 1
+    unchecked = set(shards)
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
+            futures = {pool.submit(_check_shard, config.store, *shard, config.all): shard for shard in shards}
+            for future in as_completed(futures):
+                shard = futures[future]
+                check = future.result()
+                unchecked.discard(shard)
+                yield *shard, check
+    except BrokenProcessPool:
+        for shard in sorted(unchecked):
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                try:
+                    check = pool.submit(_check_shard, config.store, *shard, config.all).result()
+                except BrokenProcessPool:
+                    problem = f"{shard[0]} shard {shard[1]}: LMDB crashes when reading it: its index is damaged"
+                    check = _ShardCheck(num_images=0, num_decoded=0, problems=(problem,))
+            yield *shard, check
+
+
+def _check_shard(path: Path, split: str, number: int, decode_all: bool) -> _ShardCheck:
+    with Store(path) as store:
+        reader = store.split(split)
+        spec = store.manifest.image
+        info = reader.info.shards[number]
+        first = sum(shard.num_images for shard in reader.info.shards[:number])
+        stem = Path(info.file).stem
+        problems: list[str] = []
+        digest = ContentDigest()
+        num_classes = len(store.manifest.classes)
+        decoded = set(range(info.num_images) if decode_all else _spread(info.num_images, _SAMPLED_PER_SHARD))
+        num_decoded = 0
+        for position in range(info.num_images):
+            try:
+                label, image = reader.read(first + position)
+            except DamagedRecordError as error:
+                problems.append(str(error))
+                continue
+            digest.add_image(label, image)
+            where = f"{path / info.file}: key {position}"
+            if not 0 <= label < num_classes:
+                problems.append(f"{where}: expected a label in [0, {num_classes}), found {label}")
+            if position in decoded:
+                num_decoded += 1
+                problems += [f"{where}: {problem}" for problem in _check_image(bytes(image), spec)]
+        problems += _check_whole(path, stem, reader, number, digest, bool(problems))
+        return _ShardCheck(num_images=info.num_images, num_decoded=num_decoded, problems=tuple(problems))
+
+
+def _spread(size: int, count: int) -> Iterator[int]:
+    """``count`` positions evenly over ``[0, size)``, or all of them."""
+    return (index * size // min(size, count) for index in range(min(size, count)))
+
+
+def _check_image(image: bytes, spec: ImageSpec) -> list[str]:
+    if spec.encoding == "raw":
+        found = len(image)
+        return [] if found == spec.raw_size_bytes else [f"expected {spec.raw_size_bytes:,} bytes, found {found:,}"]
+    try:
+        width, height = decode(image).size
+    except UnusableImageError as error:
+        return [f"cannot be decoded: {error}"]
+    return [] if width == height == spec.side else [f"expected {spec.side} x {spec.side}, found {width} x {height}"]
+
+
+def _check_whole(
+    path: Path, stem: str, reader: SplitReader, number: int, digest: ContentDigest, already_bad: bool
+) -> list[str]:
+    """The shard's own digests and its sidecar."""
+    info = reader.info.shards[number]
+    where = path / info.file
+    try:
+        digest.add_names(reader.names(number))
+    except DamagedRecordError as error:
+        return [str(error)]
+    problems = []
+    if not already_bad and digest.hexdigest() != info.content_sha256:
+        problems.append(f"{where}: expected content SHA-256 {info.content_sha256}, found {digest.hexdigest()}")
+    sidecar = read_sidecar(path, stem)
+    if sidecar is None:
+        problems.append(f"{where}: expected a sound sidecar {stem}.json and what it vouches for, found none")
+    elif sidecar.shard != info:
+        problems.append(f"{where}: expected the sidecar to say what the manifest says, found another shard's")
+    elif not already_bad and not problems and file_digest(where) != sidecar.file_xxh3:
+        problems.append(f"{where}: bytes outside all records differ from those written; its images are whole")
+    return problems
+
+
+def _check_statistics(path: Path, num_shards: int, statistics: Statistics) -> list[str]:
+    """The store's statistics against the sum of its shards' parts."""
+    where = path / "statistics.npz"
+    try:
+        parts = (read_partial(path, f"{STATISTICS_SPLIT}-{number:05d}") for number in range(num_shards))
+        expected = finish(reduce(lambda a, b: a + b, parts, PartialStatistics.empty(statistics.mean_image.shape[0])))
+    except (OSError, ValueError, KeyError) as error:
+        return [f"{where}: expected to sum the shards' statistics, found: {error}"]
+    names = ("mean_image", "covariance", "eigenvalues", "eigenvectors")
+    return [
+        f"{where}: {name} is not what the shards' sums give"
+        for name in names
+        if not np.array_equal(getattr(expected, name), getattr(statistics, name))
+    ]
