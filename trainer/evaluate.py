@@ -1,0 +1,117 @@
+"""Error rates over a whole split, each image exactly once: centre crop, or ten crops averaged after softmax."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from loader_service.client import LoaderClient
+from loader_service.wire import StreamSpec
+from trainer.columns import TwoColumns
+from trainer.feed import DeviceBatch, Feed, allocator
+from trainer.inputs import Centring
+from trainer.ranks import Ranks
+
+Crops = Literal["centre", "ten"]
+IMAGES_AT_ONCE = 256
+"""Crops that go through the network together: bounds memory when an image has ten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Results over a split; errors are fractions, 0..1."""
+
+    crops: Crops
+    num_images: int
+    loss: float
+    """Mean of -log of the (averaged) probability of the right class."""
+    top1_error: float
+    top5_error: float
+    confusion: Tensor
+    """int64 [classes, classes]: images of class i (row) whose best guess was j (column)."""
+
+
+@torch.no_grad()
+def class_probabilities(networks: list[TwoColumns], centring: Centring, batch: DeviceBatch) -> Tensor:
+    """Probabilities float32 [N, classes] on the first device: the mean of the softmax outputs over crops and networks.
+
+    [P] 4.1 averages the softmax outputs of the ten crops; [P] table 2 those of several networks.
+    """
+    devices = networks[0].devices
+    num_images = batch.num_images
+    crops = {device: images.flatten(0, -4) for device, images in batch.images.items()}
+    total = len(crops[devices[0]])
+    pieces = []
+    for begin in range(0, total, IMAGES_AT_ONCE):
+        piece = {device: centring(crops[device][begin : begin + IMAGES_AT_ONCE]) for device in crops}
+        inputs = [piece[device] for device in devices]
+        pieces.append(torch.stack([network(inputs).float().softmax(1) for network in networks]).mean(0))
+    return torch.cat(pieces).view(num_images, total // num_images, -1).mean(1)
+
+
+def evaluate(
+    networks: list[TwoColumns],
+    centring: Centring,
+    client: LoaderClient,
+    *,
+    split: str,
+    crops: Crops,
+    crop: int,
+    batch_size: int,
+    ranks: Ranks,
+) -> Evaluation:
+    """Evaluates ``networks`` (averaged) on ``split``; each rank computes its share and all get the result.
+
+    Leaves the networks in the mode (train or eval) that they came in. Raises what the client raises.
+    """
+    was_training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    num_classes = networks[0].architecture.num_classes
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    sums = torch.zeros(4, dtype=torch.float64)
+    spec = StreamSpec(
+        split=split,
+        view="ten_crop" if crops == "ten" else "centre",
+        crop_size=crop,
+        shuffle=False,
+        batch_size=batch_size,
+        drop_last=False,
+    )
+    devices = networks[0].devices
+    with (
+        client.stream(spec, allocate=allocator(devices)) as stream,
+        Feed(stream, devices) as feed,
+    ):
+        for place, batch in enumerate(feed):
+            if place % ranks.world_size != ranks.rank:
+                continue  # a rank without a share of a short last step could not ask for it, so all read all
+            probabilities = class_probabilities(networks, centring, batch).cpu()
+            labels = batch.labels.cpu()
+            sums += score(probabilities, labels)
+            places = labels * num_classes + probabilities.argmax(1)
+            confusion += torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
+    for network, training in zip(networks, was_training, strict=True):
+        network.train(training)
+    sums, confusion = ranks.sum(sums), ranks.sum(confusion)
+    loss, top1, top5, count = sums.tolist()
+    return Evaluation(
+        crops=crops,
+        num_images=int(count),
+        loss=loss / count,
+        top1_error=top1 / count,
+        top5_error=top5 / count,
+        confusion=confusion,
+    )
+
+
+def score(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """float64 [4]: sums over the batch of -log p(label), top-1 errors, top-5 errors, and the number of images."""
+    right = probabilities.gather(1, labels[:, None])
+    # The label's rank: how many classes are at least as probable. Ties count against us.
+    rank = (probabilities >= right).sum(1)
+    loss = -right.double().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
+    return torch.stack(
+        [loss, (rank > 1).sum().double(), (rank > 5).sum().double(), torch.tensor(float(len(labels))).double()]
+    )

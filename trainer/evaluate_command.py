@@ -1,0 +1,119 @@
+"""The ``evaluate`` command: prints error rates of one network, or of several averaged."""
+
+import json
+from typing import Any
+
+import torch
+
+from loader_service.client import LoaderClient
+from trainer.config import EvaluateConfig
+from trainer.errors import CheckpointError, DeviceError, TrainerError
+from trainer.evaluate import Crops, Evaluation, evaluate
+from trainer.inputs import Centring
+from trainer.ranks import Ranks, devices_of_rank
+from trainer.saved_network import LoadedNetwork, load_network
+
+WORST_CONFUSIONS = 10
+
+
+def run_evaluate(config: EvaluateConfig) -> int:
+    """Runs ``evaluate`` and prints its results."""
+    try:
+        devices = devices_of_rank(config.devices, 0)
+    except ValueError as error:
+        raise DeviceError(str(error)) from None
+    loaded = [load_network(path, devices) for path in config.checkpoint]
+    wanted: tuple[Crops, ...] = ("centre", "ten") if config.crops == "both" else (config.crops,)
+    with LoaderClient(config.target, config.client_options) as client:
+        description = client.describe()
+        if description.splits.get(config.split, 0) < 1:
+            raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
+        _refuse_different(loaded, description.classes)
+        centring = Centring(loaded[0].plan.mean_image, loaded[0].plan.crop, devices)
+        results = [
+            evaluate(
+                [each.network for each in loaded],
+                centring,
+                client,
+                split=config.split,
+                crops=crops,
+                crop=loaded[0].plan.crop,
+                batch_size=min(config.batch_size, description.splits[config.split]),
+                ranks=Ranks(),
+            )
+            for crops in wanted
+        ]
+    if config.json:
+        print(json.dumps(_as_json(config, loaded, results)))
+    else:
+        for result in results:
+            _print(result, loaded, classes=config.classes)
+    return 0
+
+
+def per_class_errors(confusion: torch.Tensor) -> list[float | None]:
+    """Top-1 error of each class, 0..1; None for a class without images."""
+    counts, right = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+    return [1.0 - hit / count if count else None for count, hit in zip(counts, right, strict=True)]
+
+
+def worst_confusions(confusion: torch.Tensor, limit: int = WORST_CONFUSIONS) -> list[tuple[int, int, int]]:
+    """``(true class, guessed class, images)`` of the most frequent mistakes, most frequent first."""
+    mistakes = confusion.clone().fill_diagonal_(0)
+    counts, places = mistakes.flatten().sort(descending=True, stable=True)
+    num_classes = len(confusion)
+    found = zip(places.tolist(), counts.tolist(), strict=True)
+    return [(place // num_classes, place % num_classes, count) for place, count in list(found)[:limit] if count]
+
+
+def _refuse_different(loaded: list[LoadedNetwork], classes: tuple[tuple[str, str], ...]) -> None:
+    for each in loaded:
+        if each.plan.crop != loaded[0].plan.crop:
+            raise CheckpointError(
+                f"{each.path}: expected crop {loaded[0].plan.crop} as in {loaded[0].path}, found {each.plan.crop}"
+            )
+        if [id_ for id_, _ in each.plan.classes] != [id_ for id_, _ in classes]:
+            raise CheckpointError(
+                f"{each.path}: was trained on other classes ({len(each.plan.classes)}) than the loaders serve "
+                f"({len(classes)})"
+            )
+
+
+def _as_json(config: EvaluateConfig, loaded: list[LoadedNetwork], results: list[Evaluation]) -> dict[str, Any]:
+    class_ids = [id_ for id_, _ in loaded[0].plan.classes]
+    document: dict[str, Any] = {"split": config.split, "checkpoints": [str(each.path) for each in loaded]}
+    for result in results:
+        document[result.crops] = {
+            "num_images": result.num_images,
+            "loss": result.loss,
+            "top1_error": result.top1_error,
+            "top5_error": result.top5_error,
+        }
+        if config.classes:
+            errors = per_class_errors(result.confusion)
+            document[result.crops]["class_top1_errors"] = dict(zip(class_ids, errors, strict=True))
+            document[result.crops]["worst_confusions"] = [
+                {"class": class_ids[true], "guess": class_ids[guess], "images": count}
+                for true, guess, count in worst_confusions(result.confusion)
+            ]
+    return document
+
+
+def _print(result: Evaluation, loaded: list[LoadedNetwork], *, classes: bool) -> None:
+    averaged = f", {len(loaded)} networks averaged" if len(loaded) > 1 else ""
+    name = "ten crops" if result.crops == "ten" else "centre crop"
+    print(
+        f"{name}{averaged}: top-1 error {100 * result.top1_error:.2f} %, top-5 error {100 * result.top5_error:.2f} %, "
+        f"loss {result.loss:.4f}, {result.num_images:,} images"
+    )
+    if not classes:
+        return
+    names = [name for _, name in loaded[0].plan.classes]
+    width = max(map(len, names))
+    for label, error in enumerate(per_class_errors(result.confusion)):
+        count = int(result.confusion[label].sum())
+        text = "no images" if error is None else f"{100 * error:6.2f} % of {count:,} images"
+        print(f"  {names[label]:{width}}  {text}")
+    print("worst confusions:")
+    for true, guess, count in worst_confusions(result.confusion):
+        print(f"  {names[true]} taken for {names[guess]}: {count:,}")
