@@ -77,17 +77,15 @@ def preview_command(config: PreviewConfig) -> None:
 
 
 def healthcheck_command(config: HealthcheckConfig) -> int:
-    from loader_service.replica import Replica, resolve
+    from loader_service.replica import resolve
 
     failed = []
-    for target, server_name in resolve(config.target).items():
-        replica = Replica(target, config.client_options.security, server_name=server_name)
+    for replica in resolve(config.target, config.client_options.security).values():
         try:
-            replica.check_health(config.timeout_s)
+            with replica.connect() as connection:
+                connection.check_health(config.timeout_s)
         except LoaderError as error:
             failed.append(str(error))
-        finally:
-            replica.close()
     if config.json:
         print(json.dumps({"healthy": not failed, "failures": failed}))
     elif not failed:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 import numpy as np
 
@@ -59,8 +60,8 @@ class LoaderClient:
             raise ValueError("targets: expected at least one HOST:PORT, found none")
         self._targets = tuple(targets)
         self._options = options or ClientOptions()
-        self._replicas: dict[str, Replica] = {}
         self._description: Description | None = None
+        self._streams: WeakSet[BatchStream] = WeakSet()
 
     def __enter__(self) -> Self:
         return self
@@ -82,10 +83,11 @@ class LoaderClient:
         while True:
             found: dict[str, Description] = {}
             failures: dict[str, LoaderError] = {}
-            for target, replica in self.replicas().items():
+            for target, replica in self._replicas().items():
                 timeout_s = min(_DESCRIBE_TIMEOUT_S, max(deadline - time.monotonic(), 0.1))
                 try:
-                    found[target] = replica.describe(timeout_s)
+                    with replica.connect() as connection:
+                        found[target] = connection.describe(timeout_s)
                 except ServiceUnavailableError as error:
                     failures[target] = error
             if found:
@@ -131,10 +133,10 @@ class LoaderClient:
             )
         if not 0 <= step < steps_per_epoch:
             raise InvalidRequestError(f"step: expected 0 to {steps_per_epoch - 1}, found {step}")
-        return BatchStream(
+        stream = BatchStream(
             spec=spec,
             description=description,
-            find_replicas=self.replicas,
+            find_replicas=self._replicas,
             epoch=epoch,
             step=step,
             num_epochs=num_epochs,
@@ -146,19 +148,16 @@ class LoaderClient:
             streams_per_replica=self._options.streams_per_replica,
             resolve_interval_s=self._options.resolve_interval_s,
         )
-
-    def replicas(self) -> dict[str, Replica]:
-        """The replicas at the targets' present addresses; each address keeps its connection."""
-        for address, server_name in resolve(self._targets).items():
-            if address not in self._replicas:
-                self._replicas[address] = Replica(address, self._options.security, server_name=server_name)
-        return dict(self._replicas)
+        self._streams.add(stream)
+        return stream
 
     def close(self) -> None:
-        """Closes the connections; streams must have been closed before."""
-        for replica in self._replicas.values():
-            replica.close()
-        self._replicas.clear()
+        """Closes the streams that are still open."""
+        for stream in list(self._streams):
+            stream.close()
+
+    def _replicas(self) -> dict[str, Replica]:
+        return resolve(self._targets, self._options.security)
 
 
 def _agreed(found: dict[str, Description]) -> Description:

@@ -28,8 +28,8 @@ class ServeConfig:
     message_bytes: int = field(default=4_900_000, metadata=option("size of a message's images, at most"))
     max_batch_size: int = field(default=8192, metadata=option("largest batch size that may be asked for"))
     max_steps: int = field(default=64, metadata=option("most steps in one request"))
-    max_streams: int = field(default=64, metadata=option("most requests served at once"))
-    max_streams_per_identity: int = field(default=16, metadata=option("most requests of one client at once"))
+    max_streams: int = field(default=128, metadata=option("most requests served at once"))
+    max_streams_per_identity: int = field(default=64, metadata=option("most requests of one host at once"))
     drain_seconds: float = field(
         default=10.0,
         metadata=option("after SIGTERM, let requests under way finish for so long", metavar="SECONDS"),

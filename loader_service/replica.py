@@ -1,10 +1,11 @@
-"""One replica as a client sees it: its channel, its calls, and gRPC's errors as ours."""
+"""One replica as a client sees it: its address, connections to it, and gRPC's errors as ours."""
 
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import grpc
 import numpy as np
@@ -64,12 +65,31 @@ class MessageCall(Protocol):
     def cancel(self) -> bool: ...
 
 
+@dataclass(frozen=True, kw_only=True)
 class Replica:
-    """One target. Thread-safe; opens its connection when first used and again whenever it is lost."""
+    """One address that a store is served at, and how to reach it."""
 
-    def __init__(self, target: str, security: Security, *, server_name: str | None = None) -> None:
-        self.target = target
-        self._security = security
+    target: str
+    """``host:port`` or ``unix:PATH``"""
+    security: Security
+    server_name: str | None = None
+    """Name to expect in its certificate; None expects the host of ``target``."""
+
+    def connect(self) -> "Connection":
+        """A new connection, made when it is first used; the caller closes it."""
+        return Connection(self)
+
+
+class Connection:
+    """A channel to one replica. Thread-safe.
+
+    Once a call has failed because the replica was gone, close it and connect again: a gRPC channel in that state
+    fails calls at once for seconds after the replica is back.
+    """
+
+    def __init__(self, replica: Replica) -> None:
+        self.target = replica.target
+        security = self._security = replica.security
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
             # Notice a dead peer within 15 s also while it owes nothing; the server permits this.
@@ -77,24 +97,21 @@ class Replica:
             ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-            # Channels to one address would share a connection, and with it a flow-control window.
+            # Channels to one address would share a connection, and with it a flow-control window and its back-off.
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        name = security.tls_server_name or server_name
+        name = security.tls_server_name or replica.server_name
         if name is not None:
             options.append(("grpc.ssl_target_name_override", name))
         if security.tls_ca is None:
-            self._channel = grpc.insecure_channel(target, options)
+            self._channel = grpc.insecure_channel(self.target, options)
         else:
             credentials = grpc.ssl_channel_credentials(
                 security.tls_ca.read_bytes(),
                 security.tls_key.read_bytes() if security.tls_key else None,
                 security.tls_cert.read_bytes() if security.tls_cert else None,
             )
-            self._channel = grpc.secure_channel(target, credentials, options)
+            self._channel = grpc.secure_channel(self.target, credentials, options)
         self._describe = self._channel.unary_unary(
             _SERVICE + "Describe",
             request_serializer=pb.DescribeRequest.SerializeToString,
@@ -106,6 +123,14 @@ class Replica:
             request_serializer=pb.StreamBatchesRequest.SerializeToString,
             response_deserializer=None,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def describe(self, timeout_s: float) -> Description:
         """What the replica serves. Raises a LoaderError within ``timeout_s`` seconds if it does not say."""
@@ -157,26 +182,27 @@ class Replica:
         return (("authorization", f"Bearer {lines[0].strip()}"),)
 
 
-def resolve(targets: Sequence[str]) -> dict[str, str | None]:
-    """Addresses of ``targets``, each with the server name to expect (None: the address's own).
+def resolve(targets: Sequence[str], security: Security) -> dict[str, Replica]:
+    """The replicas that ``targets`` stand for now, by address.
 
     ``dns:NAME:PORT`` stands for every address NAME has now (a Kubernetes headless service, for one); anything else
     stands for itself.
     """
-    addresses: dict[str, str | None] = {}
+    replicas: dict[str, Replica] = {}
     for target in targets:
         if not target.startswith("dns:"):
-            addresses[target] = None
+            replicas[target] = Replica(target=target, security=security)
             continue
         host, _, port = target.removeprefix("dns:").strip("/").rpartition(":")
         try:
             found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
         except (OSError, ValueError):
             continue  # no address now; there may be one at the next look
-        for family, _, _, _, address in found:
-            ip = str(address[0])
-            addresses[f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"] = host
-    return addresses
+        for family, _, _, _, sockaddr in found:
+            ip = str(sockaddr[0])
+            address = f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"
+            replicas[address] = Replica(target=address, security=security, server_name=host)
+    return replicas
 
 
 def _description(response: pb.DescribeResponse) -> Description:

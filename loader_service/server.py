@@ -133,7 +133,7 @@ class LoaderServer:
             if self._draining.is_set():
                 raise ServiceUnavailableError("this replica is shutting down; ask another")
             steps = step_range(request, self._pipeline, self._limits)
-            with self._streams.admit(context.peer()):
+            with self._streams.admit(_identity(context)):
                 for message in self._pipeline.messages(steps):
                     if not context.is_active():
                         return
@@ -154,6 +154,11 @@ class LoaderServer:
             sent_bytes,
             time.monotonic() - started,
         )
+
+
+def _identity(context: grpc.ServicerContext) -> str:
+    """Who is asking, as limits count them: the host, whatever the number of its connections."""
+    return context.peer().rpartition(":")[0]
 
 
 class _Admission:

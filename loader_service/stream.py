@@ -20,7 +20,7 @@ from loader_service.errors import (
     ServiceUnavailableError,
 )
 from loader_service.leases import Lease, LeaseBook
-from loader_service.replica import MessageCall, Replica
+from loader_service.replica import Connection, MessageCall, Replica
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import Batch, Description, Part, StreamSpec, unpack_part
 
@@ -28,7 +28,7 @@ Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
 
 _PROBE_TIMEOUT_S = 2.0
 _FIRST_BACKOFF_S = 0.05
-_MAX_BACKOFF_S = 2.0
+_MAX_BACKOFF_S = 1.0
 _IDLE_WAIT_S = 0.05
 _VIEWS = {
     "train": pb.VIEW_TRAIN,
@@ -99,6 +99,7 @@ class BatchStream(Iterator[Batch]):
         self._refused: set[str] = set()
         self._known: set[str] = set()
         self._fatal: LoaderError | None = None
+        self._lost: dict[int, DataLossError] = {}
         self._closed = False
         self._progress_at = time.monotonic()
         self._threads = [threading.Thread(target=self._supervise, name="loader-supervisor", daemon=True)]
@@ -121,8 +122,9 @@ class BatchStream(Iterator[Batch]):
             while self._position not in self._ready:
                 if self._book.is_finished:
                     break
-                if self._fatal is not None:
-                    raise self._fatal
+                failure = self._lost.get(self._position, self._fatal)
+                if failure is not None:
+                    raise failure
                 now = time.monotonic()
                 silence_s = now - max(started, self._progress_at)
                 if silence_s >= self._unavailable_timeout_s:
@@ -197,25 +199,19 @@ class BatchStream(Iterator[Batch]):
     def _work(self, replica: Replica) -> None:
         """Fetches leases from one replica until the stream ends; after a failure, backs off and probes it first."""
         backoff_s = 0.0
-        is_trusted = False
-        while self._pause(backoff_s):
-            try:
-                if not is_trusted:
-                    self._probe(replica)
-                    is_trusted = True
-                lease = self._wait_for_lease(replica)
-                if lease is None:
+        while self._pause(backoff_s * random.uniform(0.5, 1.0)):  # clients cut off together come back apart
+            with replica.connect() as connection:
+                try:
+                    self._probe(connection)
+                    while (lease := self._wait_for_lease(replica)) is not None:
+                        self._fetch(connection, lease)
+                        backoff_s = 0.0
+                        self._failures.pop(replica.target, None)
                     return
-                self._fetch(replica, lease)
-                backoff_s = 0.0
-                self._failures.pop(replica.target, None)
-            except LoaderError as error:
-                if not self._note_failure(replica, error):
-                    return
-                is_trusted = False
-                # Full jitter, so that clients cut off together do not come back together.
-                grown = min(max(2 * backoff_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
-                backoff_s = grown * random.uniform(0.5, 1.0)
+                except LoaderError as error:
+                    if not self._note_failure(replica, error):
+                        return
+            backoff_s = min(max(2 * backoff_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
 
     def _pause(self, seconds: float) -> bool:
         with self._changed:
@@ -223,12 +219,12 @@ class BatchStream(Iterator[Batch]):
                 self._changed.wait_for(lambda: self._closed, timeout=seconds)
             return not self._closed and self._fatal is None
 
-    def _probe(self, replica: Replica) -> None:
-        found = replica.describe(_PROBE_TIMEOUT_S)
+    def _probe(self, connection: Connection) -> None:
+        found = connection.describe(_PROBE_TIMEOUT_S)
         for name in ("fingerprint", "pipeline_version"):
             expected, actual = getattr(self._description, name), getattr(found, name)
             if expected != actual:
-                raise MismatchError(f"{replica.target}: {name}: expected {expected}, found {actual}")
+                raise MismatchError(f"{connection.target}: {name}: expected {expected}, found {actual}")
 
     def _note_failure(self, replica: Replica, error: LoaderError) -> bool:
         """Whether the worker should go on."""
@@ -255,12 +251,12 @@ class BatchStream(Iterator[Batch]):
                 self._changed.wait(_IDLE_WAIT_S)
         return None
 
-    def _fetch(self, replica: Replica, lease: Lease) -> None:
+    def _fetch(self, connection: Connection, lease: Lease) -> None:
         """Receives one lease. Raises a LoaderError when the replica fails; the lease's rest is then up for others."""
         epoch, first_step = self._book.locate(lease.begin)
         activity: _Activity | None = None
         try:
-            call = replica.stream_batches(self._request(epoch, first_step, lease))
+            call = connection.stream_batches(self._request(epoch, first_step, lease))
             activity = _Activity(call)
             with self._changed:
                 self._active[lease] = activity
@@ -270,11 +266,11 @@ class BatchStream(Iterator[Batch]):
             position = lease.begin
             for message in call:
                 activity.heard_at = time.monotonic()
-                batch = assembly.add(self._read(replica, message))
+                batch = assembly.add(self._read(connection, message))
                 if batch is None:
                     continue
                 if batch.step != first_step + position - lease.begin:
-                    raise ServiceUnavailableError(f"{replica.target}: sent step {batch.step} out of turn")
+                    raise ServiceUnavailableError(f"{connection.target}: sent step {batch.step} out of turn")
                 with self._changed:
                     if self._book.complete(position, lease, time.monotonic()):
                         self._ready[position] = batch
@@ -282,17 +278,17 @@ class BatchStream(Iterator[Batch]):
                         self._changed.notify_all()
                 position += 1
             if position != lease.end:
-                raise ServiceUnavailableError(f"{replica.target}: the stream ended before it was complete")
+                raise ServiceUnavailableError(f"{connection.target}: the stream ended before it was complete")
         except grpc.RpcError as error:
             if self._closed or (self._book.is_superseded(lease) and not activity_stalled(activity)):
                 return
             if activity_stalled(activity):
                 raise ServiceUnavailableError(
-                    f"{replica.target}: expected a message within {self._stall_timeout_s:g} s, found a stall"
+                    f"{connection.target}: expected a message within {self._stall_timeout_s:g} s, found a stall"
                 ) from None
-            failure = replica.translate(error)
+            failure = connection.translate(error)
             if isinstance(failure, DataLossError):
-                self._note_loss(replica, lease, failure)
+                self._note_loss(connection, lease, failure)
                 return
             raise failure from None
         finally:
@@ -301,18 +297,19 @@ class BatchStream(Iterator[Batch]):
                 self._book.end(lease)
                 self._changed.notify_all()
 
-    def _note_loss(self, replica: Replica, lease: Lease, failure: DataLossError) -> None:
-        """This replica's copy is damaged; another's may be sound."""
+    def _note_loss(self, connection: Connection, lease: Lease, failure: DataLossError) -> None:
+        """This replica's copy is damaged; another's may be sound. If none is, the consumer hears of it in its turn."""
         with self._changed:
             position = min(lease.missing, default=None)
-            if position is not None and self._book.lose(position, replica.target) >= len(self._known):
-                self._fatal = failure
+            if position is not None and self._book.lose(position, connection.target) >= len(self._known):
+                self._lost[position] = failure
+                self._book.complete(position, lease, time.monotonic())
 
-    def _read(self, replica: Replica, message: bytes) -> Part:
+    def _read(self, connection: Connection, message: bytes) -> Part:
         try:
             return unpack_part(message)
         except ValueError as error:
-            raise ServiceUnavailableError(f"{replica.target}: sent a malformed batch: {error}") from None
+            raise ServiceUnavailableError(f"{connection.target}: sent a malformed batch: {error}") from None
 
     def _request(self, epoch: int, first_step: int, lease: Lease) -> pb.StreamBatchesRequest:
         spec = self._spec
