@@ -12,14 +12,16 @@ from preprocess.store.format import ImageSpec
 def centre_square(image: Image.Image, side: int) -> Image.Image:
     """Scales the shorter side to ``side`` and cuts out the centre; RGB or RGBX in, RGB ``side`` x ``side`` out.
 
-    Both happen in one resampling of the centred square whose side is the image's shorter one. Against scaling
-    first and cutting after, it does no work outside the square (an image 1 pixel wide and 5,000 high costs
-    nothing), it is exactly centred, and pixels differ by no more than the rounding of the longer side explains.
+    Both happen in one resampling of the part of the image that will be kept: the same places are sampled as in two
+    steps, and no work is done outside the square, so that an image 1 pixel wide and 5,000 high costs nothing.
     """
     width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short)
+    scale = side / min(width, height)
+    scaled_width, scaled_height = round(width * scale), round(height * scale)
+    left, top = (scaled_width - side) // 2, (scaled_height - side) // 2
+    # From pixels of the scaled image, which is never made, back to those of the image at hand.
+    across, down = width / scaled_width, height / scaled_height
+    box = (left * across, top * down, min((left + side) * across, width), min((top + side) * down, height))
     square = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
     return square if square.mode == "RGB" else square.convert("RGB")
 

@@ -14,7 +14,7 @@ from preprocess.errors import BadImagesError, StoreError
 from preprocess.job import Cluster, ray_cluster
 from preprocess.plan import PlannedShard, plan_shards
 from preprocess.report import RunReport, write_quarantine, write_report
-from preprocess.resume import begin_or_resume, free_bytes, is_complete, remove_temporary_files
+from preprocess.resume import REPORT_NAME, begin_or_resume, free_bytes, is_complete, remove_temporary_files
 from preprocess.shard import STATISTICS_SPLIT, Seconds, ShardOutcome, ShardWork, decoder_versions, make_shard
 from preprocess.sidecar import BadImage, Sidecar, read_partial, read_sidecar
 from preprocess.sources import Source, read_source
@@ -36,6 +36,8 @@ def run(config: RunConfig) -> int:
     if len(finished) == len(shards) and is_complete(config.out):
         with Store(config.out) as store:
             write_line(f"{config.out}: complete already, fingerprint {store.fingerprint}; nothing to do")
+        if config.json:
+            print((config.out / REPORT_NAME).read_text("ascii"), end="")
         return 0
     outcomes: list[ShardOutcome] = []
     elapsed_s = 0.0

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,12 +115,15 @@ def write_partial(store: Path, stem: str, partial: PartialStatistics) -> str:
 
 def read_partial(store: Path, stem: str) -> PartialStatistics:
     """A shard's part of the statistics. Raises OSError or ValueError when there is none that is sound."""
-    with np.load(partial_path(store, stem), allow_pickle=False) as arrays:
-        return PartialStatistics(
-            num_images=int(arrays["num_images"]),
-            sum_image=arrays["sum_image"].astype(np.uint64),
-            products=tuple(int(product) for product in arrays["products"]),
-        )
+    try:
+        with np.load(partial_path(store, stem), allow_pickle=False) as arrays:
+            return PartialStatistics(
+                num_images=int(arrays["num_images"]),
+                sum_image=arrays["sum_image"].astype(np.uint64),
+                products=tuple(int(product) for product in arrays["products"]),
+            )
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise ValueError(f"{partial_path(store, stem)}: damaged: {error}") from None
 
 
 def file_digest(path: Path) -> str:

@@ -187,7 +187,7 @@ def _check_statistics(path: Path, num_shards: int, statistics: Statistics) -> li
     try:
         parts = (read_partial(path, f"{STATISTICS_SPLIT}-{number:05d}") for number in range(num_shards))
         expected = finish(reduce(lambda a, b: a + b, parts, PartialStatistics.empty(statistics.mean_image.shape[0])))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         return [f"{where}: expected to sum the shards' statistics, found: {error}"]
     names = ("mean_image", "covariance", "eigenvalues", "eigenvectors")
     return [

@@ -1,0 +1,70 @@
+"""The square is the plain two-step's up to rounding, and costs nothing for extreme shapes."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from preprocess.decode import decode
+from preprocess.resize import centre_square, encode, planes_of
+from preprocess.store.format import ImageSpec
+from tests.preprocess.conftest import smooth_pixels
+
+
+def two_steps(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
+    """The oracle: shorter side to ``side``, then the centre cut out."""
+    width, height = image.size
+    scale = side / min(width, height)
+    scaled = image.convert("RGB").resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (scaled.width - side) // 2, (scaled.height - side) // 2
+    return np.asarray(scaled.crop((left, top, left + side, top + side)))
+
+
+@pytest.mark.parametrize("sides", [(256, 256), (512, 256), (256, 384), (640, 323), (333, 500), (100, 57), (7, 3)])
+def test_equals_two_steps(sides: tuple[int, int]) -> None:
+    image = Image.fromarray(smooth_pixels(1, *sides))
+    difference = np.abs(np.asarray(centre_square(image, 256)).astype(int) - two_steps(image, 256))
+    assert difference.max() <= 2
+
+
+def test_real_photographs_equal_two_steps(photos: list[bytes]) -> None:
+    for content in photos:
+        image = decode(content)
+        difference = np.abs(np.asarray(centre_square(image, 256)).astype(int) - two_steps(image, 256))
+        assert difference.max() <= 2
+        assert difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 5000), (5000, 1), (2, 3), (300, 299)])
+def test_any_shape_becomes_the_square(sides: tuple[int, int]) -> None:
+    square = centre_square(Image.new("RGB", sides, (10, 20, 30)), 64)
+    assert square.size == (64, 64)
+    np.testing.assert_array_equal(np.asarray(square), np.broadcast_to(np.array([10, 20, 30], np.uint8), (64, 64, 3)))
+
+
+def test_the_centre_is_kept() -> None:
+    pixels = np.zeros((100, 300, 3), np.uint8)
+    pixels[:, 100:200] = 255
+    assert np.asarray(centre_square(Image.fromarray(pixels), 50))[:, 1:-1].min() > 200
+
+
+def test_planes() -> None:
+    pixels = smooth_pixels(2, 16, 16)
+    np.testing.assert_array_equal(planes_of(Image.fromarray(pixels)), pixels.transpose(2, 0, 1))
+
+
+def test_raw_holds_the_pixels_as_they_are() -> None:
+    pixels = smooth_pixels(2, 32, 32)
+    assert encode(Image.fromarray(pixels), ImageSpec(encoding="raw", side=32)) == pixels.tobytes()
+
+
+@pytest.mark.parametrize(("subsampling", "factors"), [("4:4:4", (1, 1)), ("4:2:2", (2, 1)), ("4:2:0", (2, 2))])
+def test_jpeg_is_as_specified(subsampling: str, factors: tuple[int, int]) -> None:
+    image = Image.fromarray(smooth_pixels(2, 64, 64))
+    content = encode(image, ImageSpec(side=64, quality=95, subsampling=subsampling))  # type: ignore[arg-type]
+    found = Image.open(io.BytesIO(content))
+    assert found.layer[0][1:3] == factors  # type: ignore[attr-defined]
+    assert len(content) > len(encode(image, ImageSpec(side=64, quality=50, subsampling="4:2:0")))
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(image)).mean() < 6
