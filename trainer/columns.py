@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.architecture import Architecture
-from trainer.model import Init, LayerModule, initialise
+from trainer.model import LayerModule, initialise
+from trainer.recipes.recipe import Init
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,8 @@ from loader_service.client import ClientOptions
 from loader_service.replica import Security
 from loader_service.wire import StreamSpec, View
 from trainer.architecture import Ablation, resolve
-from trainer.model import Init
 from trainer.recipes import Columns, Plateau, Recipe, RecipeName, recipe_named
-from trainer.recipes.recipe import Activation
+from trainer.recipes.recipe import Activation, Init
 from trainer.schedule import with_drops, with_epochs, with_rate
 
 ColourPca = Literal["recipe", "sqrt_eigenvalue", "unit_eigenvalue", "off"]

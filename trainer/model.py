@@ -1,15 +1,12 @@
 """One layer as a module: its parameters, its initial values, and the operations that follow it."""
 
 import math
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from trainer.architecture import Architecture, Layer
 from trainer.lrn import cross_map_norm, within_map_norm
-
-Init = Literal["recipe", "fan_in", "he"]
+from trainer.recipes.recipe import Init
 
 
 class LayerModule(nn.Module):

@@ -11,6 +11,8 @@ from typing import Literal
 RecipeName = Literal["paper", "convnet2012"]
 Activation = Literal["relu", "tanh"]
 Columns = Literal["linked", "unlinked", "one"]
+Init = Literal["recipe", "fan_in", "he"]
+"""Initial weights: the recipe's own, or one of two remedies; see trainer.model.initialise."""
 Operation = Literal["activation", "lrn", "map_norm", "pool", "dropout"]
 ColourScale = Literal["sqrt_eigenvalue", "unit_eigenvalue"]
 
