@@ -1,6 +1,7 @@
 """One layer as a module: its parameters, its initial values, and the operations that follow it."""
 
 import math
+
 import torch
 from torch import Tensor, nn
 
