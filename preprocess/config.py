@@ -5,6 +5,7 @@ from pathlib import Path
 
 from commandline import option
 from preprocess.decode import DEFAULT_MAX_PIXELS
+from preprocess.sources import Layout, SourceOptions
 from preprocess.store.format import Encoding, ImageSpec, Subsampling
 
 
@@ -14,6 +15,16 @@ class RunConfig:
 
     source: str = field(metadata=option("where the images are: a path, or an fsspec URL such as s3://bucket/folder"))
     out: Path = field(metadata=option("the store to write; an unfinished one is carried on with"))
+    layout: Layout | None = field(
+        default=None, metadata=option("the form of the source (default: what is found there)")
+    )
+    val_labels: str | None = field(
+        default=None,
+        metadata=option("labels of a flat val folder: Kaggle's CSV, 'name class' lines, or a class a line"),
+    )
+    devkit: str | None = field(
+        default=None, metadata=option("ILSVRC2012_devkit_t12.tar.gz or its folder (default: look beside the images)")
+    )
     encoding: Encoding = field(
         default="jpeg", metadata=option("jpeg: about 31 KB an image; raw: 197 KB and no decoding in the loader")
     )
@@ -72,6 +83,10 @@ class RunConfig:
             subsampling=self.subsampling,
             apply_exif=self.apply_exif,
         )
+
+    @property
+    def source_options(self) -> SourceOptions:
+        return SourceOptions(val_labels=self.val_labels, devkit=self.devkit)
 
 
 @dataclass(frozen=True, kw_only=True)

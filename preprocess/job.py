@@ -3,8 +3,8 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from preprocess.errors import PreprocessError
 
@@ -16,72 +16,99 @@ _TASKS_PER_CPU = 2
 # A worker that is killed (out of memory, a lost node) is replaced this often for each task.
 _MAX_RETRIES = 5
 _WAIT_S = 1.0
+# For cancelled tasks to end, so that what they had half-written can be removed.
+_CANCEL_S = 10.0
 # Results are a few hundred bytes and arguments tens of kilobytes: the smallest store that Ray takes will do.
 _OBJECT_STORE_BYTES = 100 << 20
 
-
-@contextmanager
-def ray_cluster(*, address: str | None, workers: int | None) -> Iterator["Cluster"]:
-    """A Ray to run tasks on: the one at ``address``, or a local one that ends with the block.
-
-    A Ray that this process has already started is used as it is. Raises PreprocessError when ``address`` is not
-    reached.
-    """
-    # Read by Ray when it is imported: no statistics leave the machine, and no advice is given about accelerators.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    started_here = not ray.is_initialized()
-    if started_here:
-        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        try:
-            if address is not None:
-                ray.init(address=address, **options)
-            else:
-                ray.init(
-                    num_cpus=workers,
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    **options,
-                )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise PreprocessError(f"--ray-address {address}: no Ray cluster is reached: {error}") from None
-    try:
-        yield Cluster()
-    finally:
-        if started_here:
-            ray.shutdown()
+# Read by Ray when it is imported.
+_RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing about this machine is sent anywhere
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no advice about accelerators
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first error ends the run; those of tasks in flight would bury it
+}
 
 
 class Cluster:
-    """The Ray that this process is connected to."""
+    """A Ray to run tasks on: the one at ``address``, or a local one of ``workers`` processes. Use as a context manager.
+
+    Nothing is started before the first task, since a local Ray takes seconds; what was started ends with the block.
+    A Ray that this process has started already is used as it is. ``memory_bytes`` is reserved for each task.
+    """
+
+    def __init__(self, *, address: str | None, workers: int | None, memory_bytes: int) -> None:
+        self._address = address
+        self._workers = workers
+        self._memory_bytes = memory_bytes
+        self._connected = False
+        self._started_here = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started_here:
+            import ray
+
+            ray.shutdown()
+
+    def connect(self) -> None:
+        """Starts or joins the Ray. Raises PreprocessError when it is not reached or has no room for a task."""
+        if self._connected:
+            return
+        for name, value in _RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if not ray.is_initialized():
+            try:
+                self._init()
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise PreprocessError(f"--ray-address {self._address}: no Ray is reached: {error}") from None
+            self._started_here = True
+        self._connected = True
+        most = max((resources.get("memory", 0) for resources in _nodes()), default=0)
+        if most < self._memory_bytes:
+            raise PreprocessError(
+                f"--task-memory-bytes: expected a node with {self._memory_bytes:,} bytes for a task, found at most "
+                f"{int(most):,}"
+            )
+
+    def _init(self) -> None:
+        import ray
+
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if self._address is not None:
+            ray.init(address=self._address, **options)
+        else:
+            ray.init(
+                num_cpus=self._workers,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **options,
+            )
 
     @property
     def num_cpus(self) -> int:
         """Processors of all nodes that are alive now."""
+        self.connect()
         return max(1, int(sum(resources.get("CPU", 0) for resources in _nodes())))
 
-    @property
-    def num_nodes(self) -> int:
-        return sum(1 for resources in _nodes() if resources.get("CPU"))
-
-    def map(
-        self, function: Callable[[_Work], _Result], work: Iterable[_Work], *, memory_bytes: int
-    ) -> Iterator[_Result]:
+    def map(self, function: Callable[[_Work], _Result], work: Iterable[_Work]) -> Iterator[_Result]:
         """Runs ``function`` on each item as a task and yields the results as they come, in any order.
 
         Takes from ``work`` only as the cluster has room. A task whose worker or node dies is started again, so
-        ``function`` must be safe to repeat. Exceptions that it raises are raised here; so is PreprocessError when
-        a task's workers die again and again, or when no node has ``memory_bytes``. Tasks in flight are cancelled
-        when the caller stops early.
+        ``function`` must be safe to repeat. Exceptions that it raises are raised here, and PreprocessError when
+        a task's workers die again and again. Tasks in flight are cancelled when the caller stops early.
         """
+        self.connect()
         import ray
 
-        self._check_memory(memory_bytes)
         task = ray.remote(function).options(
-            num_cpus=1, memory=memory_bytes, max_retries=_MAX_RETRIES, scheduling_strategy="SPREAD"
+            num_cpus=1, memory=self._memory_bytes, max_retries=_MAX_RETRIES, scheduling_strategy="SPREAD"
         )
         items = iter(work)
         pending: list[Any] = []
@@ -102,14 +129,8 @@ class Cluster:
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
-
-    def _check_memory(self, memory_bytes: int) -> None:
-        most = max((resources.get("memory", 0) for resources in _nodes()), default=0)
-        if most < memory_bytes:
-            raise PreprocessError(
-                f"--task-memory-bytes: expected a node with {memory_bytes:,} bytes for a task, found at most "
-                f"{int(most):,}"
-            )
+            if pending:
+                ray.wait(pending, num_returns=len(pending), timeout=_CANCEL_S, fetch_local=False)
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -1,7 +1,6 @@
 """What a store was begun with, and whether a run may go on with it."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,11 +73,3 @@ def _check_empty(store: Path) -> None:
     foreign = [path.name for path in store.iterdir() if path.name not in _OURS and not path.name.endswith(".tmp")]
     if foreign:
         raise StoreError(f"{store}: expected a store or an empty folder, found {sorted(foreign)[0]!r} in it")
-
-
-def free_bytes(store: Path) -> int:
-    """Bytes that may still be written where ``store`` is or will be."""
-    folder = store.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -1,20 +1,20 @@
 """The ``run`` command from source to manifest: read this file first."""
 
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from commandline import Progress, write_line
 from preprocess.config import RunConfig
+from preprocess.disk import NUM_PROBED, check_free, full_disk_as_error, mean_encoded_bytes
 from preprocess.errors import BadImagesError, StoreError
-from preprocess.job import Cluster, ray_cluster
+from preprocess.job import Cluster
 from preprocess.plan import PlannedShard, plan_shards
 from preprocess.report import RunReport, write_quarantine, write_report
-from preprocess.resume import REPORT_NAME, begin_or_resume, free_bytes, is_complete, remove_temporary_files
+from preprocess.resume import REPORT_NAME, begin_or_resume, is_complete, remove_temporary_files
 from preprocess.shard import STATISTICS_SPLIT, Seconds, ShardOutcome, ShardWork, decoder_versions, make_shard
 from preprocess.sidecar import BadImage, Sidecar, read_partial, read_sidecar
 from preprocess.sources import Source, read_source
@@ -28,32 +28,37 @@ _NUM_LISTED_BAD = 10
 
 def run(config: RunConfig) -> int:
     """Makes the store, or as much of it as is missing. Raises PreprocessError or OSError."""
-    source = read_source(config.source)
-    write_line(f"{config.source}: {source.describe()}")
-    shards = plan_shards(source, images_per_shard=config.images_per_shard, seed=config.shuffle_seed)
-    begin_or_resume(config.out, _terms(config, source))
-    finished = _finished_shards(config, source, shards)
-    if len(finished) == len(shards) and is_complete(config.out):
-        with Store(config.out) as store:
-            write_line(f"{config.out}: complete already, fingerprint {store.fingerprint}; nothing to do")
-        if config.json:
-            print((config.out / REPORT_NAME).read_text("ascii"), end="")
-        return 0
-    outcomes: list[ShardOutcome] = []
-    elapsed_s = 0.0
-    num_workers = 0
-    if len(finished) < len(shards):
-        with ray_cluster(address=config.ray_address, workers=config.workers) as cluster:
+    memory_bytes = config.task_memory_bytes
+    with Cluster(address=config.ray_address, workers=config.workers, memory_bytes=memory_bytes) as cluster:
+        source = read_source(config.source, config.source_options, cluster.map, layout=config.layout)
+        write_line(f"{config.source}: {source.describe()}")
+        shards = plan_shards(source, images_per_shard=config.images_per_shard, seed=config.shuffle_seed)
+        begin_or_resume(config.out, _terms(config, source))
+        finished = _finished_shards(config, source, shards)
+        if len(finished) == len(shards) and is_complete(config.out):
+            return _report_complete(config)
+        started = time.monotonic()
+        outcomes: list[ShardOutcome] = []
+        num_workers = 0
+        if len(finished) < len(shards):
             num_workers = cluster.num_cpus
             started = time.monotonic()
-            outcomes = _make_shards(config, source, shards, finished, cluster)
-            elapsed_s = time.monotonic() - started
-    remove_temporary_files(config.out)
-    report = _finish_store(config, source, shards, finished, outcomes, elapsed_s, num_workers)
+            try:
+                with full_disk_as_error(config.out):
+                    outcomes = _make_shards(config, source, shards, finished, cluster)
+            finally:
+                remove_temporary_files(config.out)
+        elapsed_s = time.monotonic() - started
+        report = _finish_store(config, source, shards, finished, outcomes, elapsed_s, num_workers)
+    print(json.dumps(asdict(report), indent=1) if config.json else "\n".join(report.lines()))
+    return 0
+
+
+def _report_complete(config: RunConfig) -> int:
+    with Store(config.out) as store:
+        write_line(f"{config.out}: complete already, fingerprint {store.fingerprint}; nothing to do")
     if config.json:
-        print(json.dumps(asdict(report), indent=1))
-    else:
-        print("\n".join(report.lines()))
+        print((config.out / REPORT_NAME).read_text("ascii"), end="")
     return 0
 
 
@@ -113,7 +118,7 @@ def _make_shards(
     done = total - sum(len(shard.indices) for shard in missing)
     works: Iterator[ShardWork] = (_work(config, source, shard) for shard in missing)
     with Progress("preprocess", total, "images", done=done) as progress:
-        for outcome in cluster.map(make_shard, works, memory_bytes=config.task_memory_bytes):
+        for outcome in cluster.map(make_shard, works):
             outcomes.append(outcome)
             bad_images += outcome.bad_images
             num_done = len(finished) + len(outcomes)
@@ -144,24 +149,12 @@ def _check_bad_images(config: RunConfig, bad_images: Sequence[BadImage], num_don
 
 def _check_disk(config: RunConfig, source: Source, missing: Sequence[PlannedShard], cluster: Cluster) -> None:
     """Refuses a run that cannot fit. Raises StoreError with both figures."""
+    some = next((shard for shard in missing if shard.split == STATISTICS_SPLIT), missing[0])
+    probe = replace(some, indices=some.indices[:NUM_PROBED])
+    (image_bytes,) = cluster.map(mean_encoded_bytes, [_work(config, source, probe)])
     num_images = sum(len(shard.indices) for shard in missing)
     num_partials = sum(shard.split == STATISTICS_SPLIT for shard in missing)
-    image_bytes = config.image.raw_size_bytes
-    if config.encoding == "jpeg":
-        image_bytes = _jpeg_size(config.image.side, config.quality)
-    # A record takes whole pages of 4 KiB; a shard's part of the statistics is a uint32 for each value.
-    record_bytes = 4096 * math.ceil((image_bytes + 64) / 4096)
-    needed = num_images * record_bytes + num_partials * 4 * config.image.raw_size_bytes
-    free = free_bytes(config.out)
-    if needed > free:
-        raise StoreError(
-            f"{config.out}: expected about {needed / 1e9:,.2f} GB free for {num_images:,} images of "
-            f"{image_bytes / 1e3:,.1f} KB, found {free / 1e9:,.2f} GB"
-        )
-
-
-def _jpeg_size(side: int, quality: int) -> int:
-    return int(31_000 * (side / 256) ** 2)
+    check_free(config.out, config.image, num_images=num_images, image_bytes=image_bytes, num_partials=num_partials)
 
 
 def _finish_store(

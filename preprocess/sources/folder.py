@@ -1,13 +1,16 @@
-"""A folder tree: ``train/<class>/*`` and ``val/<class>/*``, or ``<class>/*`` alone; any labelled image folder."""
+"""A folder tree: ``train/<class>/*`` and ``val/<class>/*``, a flat ``val/*`` with labels, or ``<class>/*`` alone."""
 
 import os
 
 from preprocess.errors import SourceError
+from preprocess.sources.labels import read_val_labels
 from preprocess.sources.listing import ImageList, ImageListBuilder, Source
 from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.storage import Storage
+from preprocess.sources.options import SourceOptions
+from preprocess.sources.storage import FileInfo, Storage
 
 LAYOUT = "folder"
+EXPECTED = "train/<class>/* with val/<class>/* or val/* and its labels, or <class>/* alone"
 # Names that people give to the two splits.
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif")
@@ -16,25 +19,27 @@ _MAX_DEPTH = 8
 
 
 def detect(storage: Storage) -> bool:
-    """Whether there are folders of classes: at the root, or in a folder called train."""
-    folders = _split_folders(storage) or {"train": ""}
-    return any(info.is_folder for info in storage.list(folders.get("train", "")))
+    """Whether there are folders: of the splits, or of classes."""
+    return any(info.is_folder for info in storage.list(""))
 
 
-def read(storage: Storage) -> Source:
-    """Lists the tree. Labels are the sorted class folders of the training split; raises SourceError."""
-    folders = _split_folders(storage) or {"train": ""}
-    where = f"{storage.root}/{folders['train']}".rstrip("/") if "train" in folders else storage.root
+def read(storage: Storage, options: SourceOptions, *, base: str = "") -> Source:
+    """Lists the tree under ``base``. Labels are the sorted class folders of the training split; raises SourceError."""
+    folders = _split_folders(storage, base)
     if "train" not in folders:
-        raise SourceError(f"{where}: expected a folder 'train' beside {', '.join(folders.values())}, found none")
-    class_ids = _class_folders(storage, folders["train"])
+        found = ", ".join(folders.values())
+        raise SourceError(f"{storage.root}: expected a folder 'train' beside {found}, found none")
+    class_ids = [_name(info) for info in storage.list(folders["train"]) if info.is_folder]
     if not class_ids:
-        raise SourceError(f"{where}: expected a folder for each class, found none")
-    labels = {class_id: label for label, class_id in enumerate(class_ids)}
+        raise SourceError(f"{storage.root}/{folders['train']}: expected a folder for each class, found none")
     splits: dict[str, ImageList] = {}
     num_ignored = 0
     for split, folder in folders.items():
-        splits[split], ignored = _list_split(storage, folder, labels)
+        children = storage.list(folder)
+        if any(info.is_folder for info in children):
+            splits[split], ignored = _list_classes(storage, children, class_ids)
+        else:
+            splits[split], ignored = _list_flat(storage, options, children, class_ids)
         num_ignored += ignored
     return Source(
         layout=LAYOUT,
@@ -45,32 +50,32 @@ def read(storage: Storage) -> Source:
     )
 
 
-def _split_folders(storage: Storage) -> dict[str, str]:
-    """The folder of each split there is."""
-    present = {info.path for info in storage.list("") if info.is_folder}
+def _split_folders(storage: Storage, base: str) -> dict[str, str]:
+    """The folder of each split there is; the whole tree is the training split where no name says otherwise."""
+    present = {_name(info): info.path for info in storage.list(base) if info.is_folder}
     found = {}
     for split, candidates in SPLIT_FOLDERS.items():
         match = next((name for name in candidates if name in present), None)
         if match is not None:
-            found[split] = match
-    return found
+            found[split] = present[match]
+    return found or {"train": base}
 
 
-def _class_folders(storage: Storage, folder: str) -> list[str]:
-    """Class folders in label order: sorted by name, byte by byte."""
-    return [info.path.rsplit("/", 1)[-1] for info in storage.list(folder) if info.is_folder]
-
-
-def _list_split(storage: Storage, folder: str, labels: dict[str, int]) -> tuple[ImageList, int]:
+def _list_classes(storage: Storage, children: list[FileInfo], class_ids: list[str]) -> tuple[ImageList, int]:
+    """A split with a folder for each class, and how many files were passed over for their names."""
+    labels = {class_id: label for label, class_id in enumerate(class_ids)}
     builder = ImageListBuilder("file")
     num_ignored = 0
-    for class_id in _class_folders(storage, folder):
-        path = f"{folder}/{class_id}" if folder else class_id
-        if class_id not in labels:
+    for info in children:
+        if not info.is_folder:
+            num_ignored += 1
+        elif _name(info) not in labels:
             raise SourceError(
-                f"{storage.root}/{path}: expected one of the training split's classes, found {class_id!r}"
+                f"{storage.root}/{info.path}: expected one of the training split's {len(labels):,} classes, "
+                f"found {_name(info)!r}"
             )
-        num_ignored += _add_images(storage, path, labels[class_id], builder, _MAX_DEPTH)
+        else:
+            num_ignored += _add_images(storage, info.path, labels[_name(info)], builder, _MAX_DEPTH)
     return builder.build(), num_ignored
 
 
@@ -86,3 +91,20 @@ def _add_images(storage: Storage, folder: str, label: int, builder: ImageListBui
         else:
             num_ignored += 1
     return num_ignored
+
+
+def _list_flat(
+    storage: Storage, options: SourceOptions, children: list[FileInfo], class_ids: list[str]
+) -> tuple[ImageList, int]:
+    """A split whose images lie in one folder, with labels from elsewhere."""
+    images = [info for info in children if info.path.lower().endswith(IMAGE_SUFFIXES)]
+    builder = ImageListBuilder("file")
+    if images:
+        labels = read_val_labels(storage, options, [_name(info) for info in images], class_ids)
+        for info, label in zip(images, labels, strict=True):
+            builder.add(os.fsencode(info.path), label, info.size_bytes)
+    return builder.build(), len(children) - len(images)
+
+
+def _name(info: FileInfo) -> str:
+    return info.path.rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""Reads the images of a list one after another: whole files or byte ranges, ahead of need where storage is far."""
+"""Reads the images of a list one after another: files, byte ranges or rows, ahead of need where storage is far."""
 
 import itertools
 from collections import deque
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from preprocess.sources.listing import ImageEntry, ImageList
+from preprocess.sources.parquet import read_rows
 from preprocess.sources.storage import Storage
 
 # Requests to an object store take tens of milliseconds, whatever their size: this many are under way at once.
@@ -20,10 +21,15 @@ class UnreadableImageError(Exception):
 
 
 def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntry, bytes | UnreadableImageError]]:
-    """Each image with its bytes, or with the reason why there are none; in the list's order.
+    """Each image with its bytes, or with the reason why there are none; in the list's order, which for
+    rows is that of the files.
 
     Raises OSError for what is wrong with the storage rather than with one file.
     """
+    if images.access == "row":
+        for entry, content in read_rows(storage, images):
+            yield entry, UnreadableImageError("the row holds no bytes") if content is None else content
+        return
     if storage.is_local:
         for entry in images:
             yield entry, _read(storage, images, entry)

@@ -25,7 +25,7 @@ class Storage(Protocol):
     is_local: bool
 
     def list(self, folder: str) -> list[FileInfo]:
-        """What ``folder`` holds, sorted by name. Raises OSError when there is no such folder."""
+        """What ``folder`` holds, sorted by name, without links to folders above it. Raises OSError."""
 
     def is_folder(self, path: str) -> bool: ...
 
@@ -50,6 +50,12 @@ def open_storage(root: str) -> Storage:
     return RemoteStorage(root) if "://" in root else LocalStorage(root)
 
 
+def split_path(path: str) -> tuple[str, str]:
+    """The folder and the name of a local path or URL."""
+    folder, _, name = path.rstrip("/").rpartition("/")
+    return folder or ("/" if path.startswith("/") else "."), name
+
+
 class LocalStorage:
     """The local file system."""
 
@@ -66,6 +72,8 @@ class LocalStorage:
             for entry in entries:
                 try:
                     is_folder = entry.is_dir()
+                    if is_folder and entry.is_symlink() and _leads_up(entry.path):
+                        continue
                     size_bytes = 0 if is_folder else entry.stat().st_size
                 except OSError:
                     is_folder, size_bytes = False, 0
@@ -100,6 +108,12 @@ class LocalStorage:
 
     def _path(self, path: str) -> str:
         return os.path.join(self.root, path) if path else self.root
+
+
+def _leads_up(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in: following it would never end."""
+    here, target = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
+    return os.path.commonpath([here, target]) == target
 
 
 class RemoteStorage:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ class ShardWriter:
             )
         except lmdb.Error as error:
             self._atomic.__exit__(type(error), error, None)
-            raise _as_os_error(error, self._path) from error
+            raise _as_os_error(error, self._path, 0) from error
         return self
 
     def __exit__(
@@ -165,13 +166,20 @@ class ShardWriter:
             except lmdb.MapFullError:
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
             except lmdb.Error as error:
-                raise _as_os_error(error, self._path) from error
+                needed_bytes = sum(len(value) for _, value in self._pending)
+                raise _as_os_error(error, self._path, needed_bytes) from error
         self._pending.clear()
 
 
-def _as_os_error(error: lmdb.Error, path: Path) -> OSError:
-    """LMDB's error as the OSError it wraps: a full disk reads 'No space left on device: PATH'."""
-    code = error.args[1] if len(error.args) > 1 and isinstance(error.args[1], int) else 0
-    if code > 0:
-        return OSError(code, os.strerror(code), str(path))
+def _as_os_error(error: lmdb.Error, path: Path, needed_bytes: int) -> OSError:
+    """LMDB's error as the OSError behind it: a full disk reads 'No space left on device: PATH'."""
+    # LMDB says "Input/output error" of a write that the disk cut short, and gives no number: so the system is asked
+    # again, with as many bytes.
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(needed_bytes + 4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as reason:
+        return OSError(reason.errno, os.strerror(reason.errno or 0), str(path))
     return OSError(f"{path}: LMDB could not write: {error}")

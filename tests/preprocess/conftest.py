@@ -16,8 +16,9 @@ from PIL import Image
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray of four worker processes for the whole session."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        os.environ.setdefault(name, "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)

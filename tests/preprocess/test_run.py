@@ -186,9 +186,9 @@ def test_a_source_of_nothing_but_bad_images(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "expected a folder of images, found nothing"),
-        (lambda path: path.mkdir(), "expected a folder of images, found an empty folder"),
-        (lambda path: path.write_text("x"), "expected a folder of images, found a file"),
+        (lambda path: None, "expected a folder, found nothing"),
+        (lambda path: path.mkdir(), "expected images in some layout, found an empty folder"),
+        (lambda path: path.write_text("x"), "expected a folder, found a file"),
         (lambda path: (path / "val" / "a").mkdir(parents=True), "expected a folder 'train' beside val"),
         (lambda path: (path / "train" / "a").mkdir(parents=True), "expected images of the training split, found none"),
     ],

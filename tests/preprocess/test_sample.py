@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from preprocess.__main__ import main
-from preprocess.sources import read_source
+from preprocess.sources import SourceOptions, read_source
 
 
 def _sample(out: Path, *options: str) -> dict[str, bytes]:
@@ -25,7 +25,7 @@ def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
 
 def test_layout_names_and_odd_files(tmp_path: Path) -> None:
     files = _sample(tmp_path / "s", "--classes", "10")
-    source = read_source(str(tmp_path / "s"))
+    source = read_source(str(tmp_path / "s"), SourceOptions(), map)
     assert {name: len(images) for name, images in source.splits.items()} == {"train": 600, "val": 20}
     assert [info.name for info in source.classes][:3] == ["horizontal stripes", "vertical stripes", "dots"]
     opened = [Image.open(io.BytesIO(content)) for name, content in files.items() if name.endswith(".JPEG")]

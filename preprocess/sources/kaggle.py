@@ -1,0 +1,26 @@
+"""Kaggle's download: ILSVRC/Data/CLS-LOC with a flat val folder, LOC_val_solution.csv, LOC_synset_mapping.txt."""
+
+from dataclasses import replace
+
+from preprocess.errors import SourceError
+from preprocess.sources import folder
+from preprocess.sources.listing import Source
+from preprocess.sources.options import SourceOptions
+from preprocess.sources.storage import Storage
+
+LAYOUT = "kaggle"
+EXPECTED = "ILSVRC/Data/CLS-LOC/{train,val}, LOC_val_solution.csv, LOC_synset_mapping.txt"
+_IMAGES = "ILSVRC/Data/CLS-LOC"
+
+
+def detect(storage: Storage) -> bool:
+    """Whether Kaggle's folders are there."""
+    return storage.is_folder(_IMAGES)
+
+
+def read(storage: Storage, options: SourceOptions) -> Source:
+    """Lists the folders; labels of the flat val are the first word of each prediction. Raises SourceError."""
+    if not detect(storage):
+        raise SourceError(f"{storage.root}: expected {EXPECTED}, found no {_IMAGES}")
+    # Kaggle's test folder has no labels and is none of the splits.
+    return replace(folder.read(storage, options, base=_IMAGES), layout=LAYOUT)
