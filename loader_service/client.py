@@ -6,6 +6,7 @@ with LoaderClient(["10.0.0.1:7000", "10.0.0.2:7000"]) as client:
 """
 
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -60,6 +61,7 @@ class LoaderClient:
             raise ValueError("targets: expected at least one HOST:PORT, found none")
         self._targets = tuple(targets)
         self._options = options or ClientOptions()
+        self._id = uuid.uuid4().hex
         self._description: Description | None = None
         self._streams: WeakSet[BatchStream] = WeakSet()
 
@@ -157,7 +159,7 @@ class LoaderClient:
             stream.close()
 
     def _replicas(self) -> dict[str, Replica]:
-        return resolve(self._targets, self._options.security)
+        return resolve(self._targets, self._options.security, self._id)
 
 
 def _agreed(found: dict[str, Description]) -> Description:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from commandline import option
+from commandline.logs import LogFormat
 from loader_service.client import ClientOptions
 from loader_service.replica import Security
 from loader_service.wire import Limits, StreamSpec, View
@@ -21,9 +22,19 @@ class ServeConfig:
         default="127.0.0.1:7000",
         metadata=option("address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"),
     )
+    processes: int = field(
+        default=1,
+        metadata=option(
+            "serve from so many processes, on as many ports from the one given on; one that dies is restarted"
+        ),
+    )
     threads: int = field(default=2, metadata=option("decode threads; one a core that this process may use"))
     cache_bytes: int = field(
         default=0, metadata=option("keep up to this much of decoded images in memory; 192 KB an image")
+    )
+    share_bytes: int = field(
+        default=256_000_000,
+        metadata=option("while several clients read one stream, keep so much of recent messages for the slower ones"),
     )
     message_bytes: int = field(default=4_900_000, metadata=option("size of a message's images, at most"))
     max_batch_size: int = field(default=8192, metadata=option("largest batch size that may be asked for"))
@@ -40,10 +51,22 @@ class ServeConfig:
         default=None,
         metadata=option("PEM file of an authority: clients must show a certificate that it signed"),
     )
+    token_file: Path | None = field(
+        default=None,
+        metadata=option("file of bearer tokens, one a line: clients must send one; read again when it changes"),
+    )
     insecure: bool = field(
         default=False,
         metadata=option("serve in clear text on an address that is not loopback: anyone can read"),
     )
+    metrics_listen: str | None = field(
+        default=None, metadata=option("serve Prometheus metrics at http://HOST:PORT/metrics", metavar="HOST:PORT")
+    )
+    metrics_insecure: bool = field(
+        default=False, metadata=option("serve metrics in clear text on an address that is not loopback")
+    )
+    reflection: bool = field(default=False, metadata=option("let tools such as grpcurl ask what the service offers"))
+    log_format: LogFormat = field(default="text", metadata=option("lines for people or JSON for machines"))
     log_level: Literal["debug", "info", "warning", "error"] = field(
         default="info", metadata=option("least severity to log")
     )
@@ -53,18 +76,25 @@ class ServeConfig:
             raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
-        if not self.is_loopback and self.tls_cert is None and not self.insecure:
+        if not is_loopback(self.listen) and self.tls_cert is None and not self.insecure:
             raise ValueError(
                 f"--listen {self.listen}: expected a loopback address, or --tls-cert and --tls-key, "
                 "or --insecure to serve in clear text to whoever can connect"
             )
-        for name in ("threads", "message_bytes", "max_batch_size", "max_steps", "max_streams"):
+        if self.metrics_listen is not None:
+            host, _, port = self.metrics_listen.rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"--metrics-listen: expected HOST:PORT, found {self.metrics_listen!r}")
+            if not is_loopback(self.metrics_listen) and self.tls_cert is None and not self.metrics_insecure:
+                raise ValueError(
+                    f"--metrics-listen {self.metrics_listen}: expected a loopback address, or --tls-cert and "
+                    "--tls-key, or --metrics-insecure to show metrics to whoever can connect"
+                )
+        if not self.listen.startswith("unix:") and not self.listen.rpartition(":")[2].isdigit():
+            raise ValueError(f"--listen: expected HOST:PORT or unix:PATH, found {self.listen!r}")
+        for name in ("processes", "threads", "message_bytes", "max_batch_size", "max_steps", "max_streams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(self, name)}")
-
-    @property
-    def is_loopback(self) -> bool:
-        return self.listen.startswith(LOOPBACK_HOSTS)
 
     @property
     def limits(self) -> Limits:
@@ -75,6 +105,11 @@ class ServeConfig:
             max_streams_per_identity=self.max_streams_per_identity,
             max_streams=self.max_streams,
         )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach ``address``."""
+    return address.startswith(LOOPBACK_HOSTS)
 
 
 @dataclass(frozen=True, kw_only=True)

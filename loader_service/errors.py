@@ -20,6 +20,9 @@ class AccessError(LoaderError):
 class OverloadedError(LoaderError):
     """A limit of the service is reached (RESOURCE_EXHAUSTED); trying again later may help."""
 
+    retry_after_s: float = 0.0
+    """When the service suggests to try again, in seconds from now."""
+
 
 class DataLossError(LoaderError):
     """A stored record is damaged (DATA_LOSS); names shard and key."""

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -17,7 +17,9 @@ from loader_service.augment import PIPELINE_VERSION, Draws, colour_scales, colou
 from loader_service.cache import DecodedCache
 from loader_service.decode import Decoder, UInt8, crop_into, decoder_digest
 from loader_service.errors import DataLossError
+from loader_service.metrics import Metrics
 from loader_service.orders import OrderCache
+from loader_service.sharing import SharedMessages, StreamPopulation
 from loader_service.wire import ColourScale, Images, Part, PixelFormat, View, pack_part
 from preprocess.errors import DamagedRecordError
 from preprocess.store import Store
@@ -70,19 +72,35 @@ class Pipeline:
 
     A message holds as many images as fit ``message_bytes`` (at least one). Each range has at most
     ``num_threads + 1`` messages made or being made ahead of its reader, so memory is bounded by
-    (ranges being served) * (num_threads + 2) * message_bytes, plus ``cache_bytes`` of decoded images.
+    (ranges being served) * (num_threads + 2) * message_bytes, plus ``cache_bytes`` of decoded images, plus, while
+    several clients read one stream, ``share_bytes`` of recent messages.
     """
 
-    def __init__(self, store: Store, *, num_threads: int, message_bytes: int, cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        num_threads: int,
+        message_bytes: int,
+        cache_bytes: int = 0,
+        share_bytes: int = 0,
+        metrics: Metrics | None = None,
+    ) -> None:
         cv2.setNumThreads(0)  # our threads are the parallelism
         self.store = store
         self.side = store.manifest.image.side
         self.message_bytes = message_bytes
         self._orders = OrderCache()
         self._cache = DecodedCache(cache_bytes)
+        self._population = StreamPopulation()
+        self._metrics = metrics or Metrics()
+        self._metrics.describe(store.fingerprint, pipeline_version())
+        self._metrics.watch_cache(self._cache)
         self._local = threading.local()
         self._ahead = num_threads + 1
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._shared = SharedMessages(share_bytes, self._executor.submit)
+        self._metrics.watch_shared(lambda: self._shared.num_shared)
 
     def __enter__(self) -> Self:
         return self
@@ -97,25 +115,41 @@ class Pipeline:
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._orders.close()
 
-    def messages(self, steps: StepRange) -> Iterator[bytes]:
-        """The packed ``Batch`` messages of ``steps``, in order.
+    def messages(self, steps: StepRange, client: str = "") -> Iterator[bytes]:
+        """The packed ``Batch`` messages of ``steps``, in order. ``client`` says who asks: other clients of the same
+        stream share the work.
 
-        Closing the iterator early drops what was made ahead. Raises DataLossError, naming shard and key, when a
-        stored record is damaged.
+        Raises DataLossError, naming shard and key, when a stored record is damaged.
         """
+        stream = replace(steps, first_step=0, last_step=0)
+        keep = self._population.note(stream, client)
+        if self._population.is_solitary:
+            self._shared.forget()
         jobs = self._jobs(steps)
         ahead: deque[Future[bytes]] = deque()
-        try:
-            for job in islice(jobs, self._ahead):
-                ahead.append(self._executor.submit(self._make, job))
-            while ahead:
-                message = ahead.popleft().result()
-                for job in islice(jobs, 1):
-                    ahead.append(self._executor.submit(self._make, job))
-                yield message
-        finally:
-            for future in ahead:
-                future.cancel()
+
+        def start(job: _Job) -> None:
+            key = (stream, job.step, job.offset)
+            ahead.append(self._shared.get(key, lambda: self._make(job), keep=keep))
+
+        for job in islice(jobs, self._ahead):
+            start(job)
+        while ahead:
+            message = ahead.popleft().result()
+            for job in islice(jobs, 1):
+                start(job)
+            yield message
+
+    def num_images(self, steps: StepRange) -> int:
+        """Images in ``steps``: the last step of an epoch may be short."""
+        in_split = self.store.split(steps.split).num_images
+        return sum(
+            max(
+                0,
+                min(step * steps.batch_size + steps.slice_end, in_split) - step * steps.batch_size - steps.slice_begin,
+            )
+            for step in range(steps.first_step, steps.last_step)
+        )
 
     def _jobs(self, steps: StepRange) -> Iterator[_Job]:
         num_images = self.store.split(steps.split).num_images
@@ -164,6 +198,10 @@ class Pipeline:
         return max(self.message_bytes // image_bytes, 1)
 
     def _make(self, job: _Job) -> bytes:
+        with self._metrics.make_seconds.time():
+            return self._packed(job)
+
+    def _packed(self, job: _Job) -> bytes:
         steps = job.range
         num_images, crop = len(job.indices), steps.crop_size
         crops = np.empty((num_images, NUM_CROPS[steps.view], crop, crop, 3), np.uint8)

@@ -74,6 +74,8 @@ class Replica:
     security: Security
     server_name: str | None = None
     """Name to expect in its certificate; None expects the host of ``target``."""
+    client_id: str = ""
+    """Tells the service which requests are one client's; two clients of one stream share its work."""
 
     def connect(self) -> "Connection":
         """A new connection, made when it is first used; the caller closes it."""
@@ -90,6 +92,7 @@ class Connection:
     def __init__(self, replica: Replica) -> None:
         self.target = replica.target
         security = self._security = replica.security
+        self._client_id = replica.client_id
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
             # Notice a dead peer within 15 s also while it owes nothing; the server permits this.
@@ -168,21 +171,27 @@ class Connection:
         kind = _ERRORS.get(code, ServiceUnavailableError)
         text = " ".join(str(details).split())
         label = "" if kind is not ServiceUnavailableError else f"{code.name}: "
-        return kind(f"{self.target}: {label}{text}")
+        translated = kind(f"{self.target}: {label}{text}")
+        if isinstance(translated, OverloadedError):
+            trailers: Any = error.trailing_metadata() or ()
+            hint = str(dict(trailers).get("retry-after-ms", ""))
+            translated.retry_after_s = int(hint) / 1000 if hint.isdigit() else 0.0
+        return translated
 
     def close(self) -> None:
         self._channel.close()
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
+        own = (("client-id", self._client_id),)
         if self._security.token_file is None:
-            return ()
+            return own
         lines = self._security.token_file.read_text("utf-8").splitlines()
         if not lines or not lines[0].strip():
             raise AccessError(f"{self._security.token_file}: expected a token on the first line, found none")
-        return (("authorization", f"Bearer {lines[0].strip()}"),)
+        return (*own, ("authorization", f"Bearer {lines[0].strip()}"))
 
 
-def resolve(targets: Sequence[str], security: Security) -> dict[str, Replica]:
+def resolve(targets: Sequence[str], security: Security, client_id: str = "") -> dict[str, Replica]:
     """The replicas that ``targets`` stand for now, by address.
 
     ``dns:NAME:PORT`` stands for every address NAME has now (a Kubernetes headless service, for one); anything else
@@ -191,7 +200,7 @@ def resolve(targets: Sequence[str], security: Security) -> dict[str, Replica]:
     replicas: dict[str, Replica] = {}
     for target in targets:
         if not target.startswith("dns:"):
-            replicas[target] = Replica(target=target, security=security)
+            replicas[target] = Replica(target=target, security=security, client_id=client_id)
             continue
         host, _, port = target.removeprefix("dns:").strip("/").rpartition(":")
         try:
@@ -201,7 +210,7 @@ def resolve(targets: Sequence[str], security: Security) -> dict[str, Replica]:
         for family, _, _, _, sockaddr in found:
             ip = str(sockaddr[0])
             address = f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"
-            replicas[address] = Replica(target=address, security=security, server_name=host)
+            replicas[address] = Replica(target=address, security=security, server_name=host, client_id=client_id)
     return replicas
 
 

@@ -1,30 +1,38 @@
-"""``serve``: one process that serves a store until it is told to stop."""
+"""``serve``: a store over gRPC until told to stop, from one process or several."""
 
 import logging
 import resource
 import signal
-import sys
 import threading
+from dataclasses import replace
 from types import FrameType
 
 import grpc
 
+from commandline.logs import configure_logs
 from loader_service.config import ServeConfig
+from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline, pipeline_version
 from loader_service.server import LoaderServer
+from loader_service.supervise import supervise
+from loader_service.tokens import TokenFile
 from preprocess.store import Store
 
 log = logging.getLogger(__name__)
 
 
 def serve(config: ServeConfig) -> int:
-    """Serves until SIGTERM or SIGINT, then drains. Prints one line with the address once it is ready."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    _allow_many_files()
+    """Serves until SIGTERM or SIGINT, then drains. Each process prints one line with its address once it is ready."""
+    configure_logs(config.log_level, config.log_format)
+    if config.processes == 1:
+        return _serve_one(config)
+    with Store(config.store):
+        pass  # what is wrong with the store is said once, here
+    return supervise([_nth(config, number) for number in range(config.processes)], _serve_one, config.drain_seconds)
+
+
+def _serve_one(config: ServeConfig) -> int:
+    configure_logs(config.log_level, config.log_format)
     stopping = threading.Event()
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -32,6 +40,9 @@ def serve(config: ServeConfig) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    _allow_many_files()
+    metrics = Metrics()
+    tokens = TokenFile(config.token_file) if config.token_file else None
     with (
         Store(config.store) as store,
         Pipeline(
@@ -39,9 +50,23 @@ def serve(config: ServeConfig) -> int:
             num_threads=config.threads,
             message_bytes=config.message_bytes,
             cache_bytes=config.cache_bytes,
+            share_bytes=config.share_bytes,
+            metrics=metrics,
         ) as pipeline,
     ):
-        server = LoaderServer(pipeline, config.listen, config.limits, credentials=_credentials(config))
+        server = LoaderServer(
+            pipeline,
+            config.listen,
+            config.limits,
+            credentials=_credentials(config),
+            tokens=tokens,
+            metrics=metrics,
+            reflection=config.reflection,
+        )
+        if config.metrics_listen is not None:
+            host, _, port = config.metrics_listen.rpartition(":")
+            metrics_port = metrics.serve(host.strip("[]"), int(port), cert=config.tls_cert, key=config.tls_key)
+            log.info("metrics on port %d", metrics_port)
         server.start()
         address = config.listen
         if not address.startswith("unix:"):
@@ -54,6 +79,19 @@ def serve(config: ServeConfig) -> int:
         server.stop(config.drain_seconds)
     log.info("stopped")
     return 0
+
+
+def _nth(config: ServeConfig, number: int) -> ServeConfig:
+    """The options of one of several processes: its own ports."""
+    metrics_listen = _shifted(config.metrics_listen, number) if config.metrics_listen else None
+    return replace(config, processes=1, listen=_shifted(config.listen, number), metrics_listen=metrics_listen)
+
+
+def _shifted(address: str, number: int) -> str:
+    if address.startswith("unix:"):
+        return f"{address}.{number}"
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + number if int(port) else 0}"
 
 
 def _credentials(config: ServeConfig) -> grpc.ServerCredentials | None:

@@ -20,8 +20,10 @@ from loader_service.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
+from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline
 from loader_service.requests import describe, step_range
+from loader_service.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import Limits
 
@@ -54,14 +56,21 @@ class LoaderServer:
         limits: Limits,
         *,
         credentials: grpc.ServerCredentials | None = None,
+        tokens: TokenFile | None = None,
+        metrics: Metrics | None = None,
+        reflection: bool = False,
     ) -> None:
         self._pipeline = pipeline
         self._limits = limits
         self._streams = _Admission(limits)
+        self._tokens = tokens
+        self._metrics = metrics or Metrics()
         self._draining = threading.Event()
+        interceptors: list[Any] = [] if tokens is None else [TokenInterceptor(tokens, self._count_refusal)]
         self._executor = ThreadPoolExecutor(limits.max_streams + 8, thread_name_prefix="rpc")
         self._server = grpc.server(
             self._executor,
+            interceptors=interceptors,
             options=[
                 ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
                 ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
@@ -74,6 +83,10 @@ class LoaderServer:
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((self._handlers(),))
+        if reflection:
+            from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
+
+            enable_server_reflection((SERVICE, health.SERVICE_NAME, SERVICE_NAME), self._server)
         try:
             if credentials is None:
                 self.port = self._server.add_insecure_port(address)
@@ -127,38 +140,51 @@ class LoaderServer:
         return describe(self._pipeline, self._limits)
 
     def _stream_batches(self, request: pb.StreamBatchesRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
-        started = time.monotonic()
-        sent_bytes = 0
         try:
             if self._draining.is_set():
                 raise ServiceUnavailableError("this replica is shutting down; ask another")
             steps = step_range(request, self._pipeline, self._limits)
-            with self._streams.admit(_identity(context)):
-                for message in self._pipeline.messages(steps):
-                    if not context.is_active():
-                        return
-                    sent_bytes += len(message)
-                    yield message
+            metadata = dict(context.invocation_metadata())
+            with (
+                self._streams.admit(self._identity(context, metadata)),
+                self._metrics.active_streams.track_inprogress(),
+            ):
+                client = str(metadata.get("client-id", context.peer()))[:64]
+                yield from self._measured(self._pipeline.messages(steps, client), context)
+            num_steps = steps.last_step - steps.first_step
+            num_images = self._pipeline.num_images(steps)
+            self._metrics.images.labels(steps.split, steps.view).inc(num_images)
+            log.debug("served %d steps, %d images", num_steps, num_images, extra={"client": client})
         except LoaderError as error:
             code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
-            log.warning("stream refused: %s: %s", code.name, error, extra={"peer": context.peer()})
+            self._metrics.errors.labels(code.name).inc()
+            log.warning("stream ended: %s: %s", code.name, error, extra={"peer": context.peer(), "code": code.name})
             if isinstance(error, OverloadedError):
                 context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
             context.abort(code, str(error))
-        log.debug(
-            "stream done: split %s epoch %d steps [%d, %d): %d bytes in %.3f s",
-            request.split,
-            request.epoch,
-            request.first_step,
-            request.last_step,
-            sent_bytes,
-            time.monotonic() - started,
-        )
 
+    def _measured(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Passes messages on, with the time they were waited for and the time their reader took."""
+        metrics = self._metrics
+        asked_at = time.perf_counter()
+        for message in messages:
+            ready_at = time.perf_counter()
+            metrics.wait_seconds.observe(ready_at - asked_at)
+            if not context.is_active():
+                return
+            yield message
+            asked_at = time.perf_counter()
+            metrics.send_seconds.observe(asked_at - ready_at)
+            metrics.sent_bytes.inc(len(message))
 
-def _identity(context: grpc.ServicerContext) -> str:
-    """Who is asking, as limits count them: the host, whatever the number of its connections."""
-    return context.peer().rpartition(":")[0]
+    def _identity(self, context: grpc.ServicerContext, metadata: dict[str, str | bytes]) -> str:
+        """Who is asking, as limits count them: the token's holder, or the host whatever its connections."""
+        if self._tokens is not None:
+            return self._tokens.identify(str(metadata.get("authorization"))) or ""
+        return context.peer().rpartition(":")[0]
+
+    def _count_refusal(self) -> None:
+        self._metrics.errors.labels(grpc.StatusCode.UNAUTHENTICATED.name).inc()
 
 
 class _Admission:

@@ -17,6 +17,7 @@ from loader_service.errors import (
     InvalidRequestError,
     LoaderError,
     MismatchError,
+    OverloadedError,
     ServiceUnavailableError,
 )
 from loader_service.leases import Lease, LeaseBook
@@ -211,7 +212,8 @@ class BatchStream(Iterator[Batch]):
                 except LoaderError as error:
                     if not self._note_failure(replica, error):
                         return
-            backoff_s = min(max(2 * backoff_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
+                    hint_s = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
+            backoff_s = min(max(2 * backoff_s, hint_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
 
     def _pause(self, seconds: float) -> bool:
         with self._changed:

@@ -1,0 +1,106 @@
+"""Bearer tokens: read from a file, reloaded when it changes, compared in constant time."""
+
+import hashlib
+import hmac
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from loader_service.errors import AccessError
+
+log = logging.getLogger(__name__)
+
+_CHECK_INTERVAL_S = 1.0
+_PREFIX = "Bearer "
+_OPEN_SERVICES = ("/grpc.health.v1.Health/",)
+
+
+class TokenFile:
+    """The tokens that are admitted: one a line; empty lines and lines that start with ``#`` do not count.
+
+    The file is looked at again once a second at most. One that became unreadable or empty keeps the tokens that were
+    read last, and says so in the log: a slip of the hand must not stop every trainer. Raises AccessError when
+    there is no token to begin with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._checked_at = 0.0
+        self._version: tuple[int, int, int] | None = None
+        self._tokens: tuple[bytes, ...] = ()
+        self._refresh()
+        if not self._tokens:
+            raise AccessError(f"{path}: expected at least one token, one a line, found none")
+
+    def identify(self, header: str | None) -> str | None:
+        """Who sent an ``authorization`` header: a name for logs and limits, that does not give the token away.
+
+        None when no token matches. Takes as long for a wrong token as for a right one.
+        """
+        self._refresh()
+        given = (header or "").removeprefix(_PREFIX).encode()
+        has_prefix = (header or "").startswith(_PREFIX)
+        found = None
+        for token in self._tokens:
+            if hmac.compare_digest(token, given) and has_prefix:
+                found = "token-" + hashlib.sha256(token).hexdigest()[:8]
+        return found
+
+    def _refresh(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if self._tokens and now - self._checked_at < _CHECK_INTERVAL_S:
+                return
+            self._checked_at = now
+            try:
+                status = self._path.stat()
+                version = (status.st_mtime_ns, status.st_size, status.st_ino)
+                if version == self._version:
+                    return
+                lines = [line.strip() for line in self._path.read_text("utf-8").splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                if not self._tokens:
+                    raise AccessError(f"{self._path}: the tokens cannot be read: {error}") from None
+                log.error("%s: cannot be read (%s); the tokens read before still hold", self._path, error)
+                return
+            tokens = tuple(line.encode() for line in lines if line and not line.startswith("#"))
+            self._version = version
+            if not tokens and self._tokens:
+                log.error("%s: holds no token; the tokens read before still hold", self._path)
+                return
+            if self._tokens:
+                log.info("%s: read again: %d tokens", self._path, len(tokens))
+            self._tokens = tokens
+
+
+class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
+    """Refuses calls without a known token with UNAUTHENTICATED, before anything of them is read.
+
+    Health checks are open: probes have no token, and the answer tells no more than an open port does.
+    """
+
+    def __init__(self, tokens: TokenFile, on_refusal: Callable[[], None]) -> None:
+        self._tokens = tokens
+        self._on_refusal = on_refusal
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        if handler_call_details.method.startswith(_OPEN_SERVICES):
+            return continuation(handler_call_details)
+        header = dict(handler_call_details.invocation_metadata).get("authorization")
+        if self._tokens.identify(header) is not None:
+            return continuation(handler_call_details)
+        self._on_refusal()
+        return _REFUSAL
+
+
+def _refuse(request: Any, context: grpc.ServicerContext) -> None:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected a valid bearer token in the authorization metadata")
+
+
+_REFUSAL = grpc.unary_unary_rpc_method_handler(_refuse)
