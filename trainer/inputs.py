@@ -14,7 +14,7 @@ def centre_crop(mean_image: npt.NDArray[np.float32], crop: int) -> npt.NDArray[n
     if crop > side:
         raise ValueError(f"crop: expected at most the stored side {side}, found {crop}")
     begin = (side - crop) // 2
-    return np.ascontiguousarray(mean_image[begin : begin + crop, begin : begin + crop])
+    return mean_image[begin : begin + crop, begin : begin + crop].copy()
 
 
 class Centring:
