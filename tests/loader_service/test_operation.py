@@ -1,0 +1,174 @@
+"""The service as its operator runs it: processes, metrics, logs, shared work."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loader_service.__main__ import main
+from loader_service.client import ClientOptions, LoaderClient
+from loader_service.metrics import Metrics
+from loader_service.pipeline import Pipeline
+from loader_service.server import LoaderServer
+from loader_service.wire import StreamSpec
+from preprocess.store import Store
+from tests.conftest import LIMITS
+from tests.processes import LoaderProcess, free_port
+from tests.stores import make_store
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)
+
+
+def read_metrics(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_metrics_count_what_was_sent(tiny_store: Path) -> None:
+    port = free_port()
+    replica = LoaderProcess(tiny_store, "--metrics-listen", f"127.0.0.1:{port}")
+    try:
+        with LoaderClient([replica.target]) as client, client.stream(StreamSpec(batch_size=10)) as stream:
+            assert sum(batch.num_images for batch in stream) == 100
+        wait_until(
+            lambda: read_metrics(port).get('alexnet_loader_images_total{split="train",view="train"}') == 100.0,
+            "100 images in the metrics",
+        )
+        metrics = read_metrics(port)
+        assert metrics["alexnet_loader_sent_bytes_total"] > 100 * 56 * 56 * 3
+        assert metrics["alexnet_loader_make_seconds_count"] == metrics["alexnet_loader_wait_seconds_count"]
+        assert metrics["process_resident_memory_bytes"] > 1e6
+    finally:
+        replica.end()
+
+
+def test_several_processes_and_one_crash(tiny_store: Path) -> None:
+    """Two processes on two ports; one is killed, is started again alone, and SIGTERM stops both."""
+    port = free_port()
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store), "--log-format", "json"]
+    with subprocess.Popen(
+        [*command, "--listen", f"127.0.0.1:{port}", "--processes", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as supervisor:
+        try:
+            assert supervisor.stdout is not None
+            ready = sorted(supervisor.stdout.readline().split()[-1] for _ in range(2))
+            assert ready == [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]
+            children = subprocess.run(
+                ["pgrep", "-P", str(supervisor.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
+            )
+            victim = int(children.stdout.split()[-1])
+            subprocess.run(["kill", "-9", str(victim)], check=True)
+            again = supervisor.stdout.readline().split()[-1]
+            assert again in ready
+            with LoaderClient(ready, ClientOptions(unavailable_timeout_s=10)) as client:
+                with client.stream(StreamSpec(batch_size=10)) as stream:
+                    assert len(list(stream)) == 10
+            supervisor.send_signal(signal.SIGTERM)
+            _, stderr = supervisor.communicate(timeout=30)
+        finally:
+            supervisor.kill()
+    assert supervisor.returncode == 0
+    records = [json.loads(line) for line in stderr.splitlines()]
+    crashes = [record for record in records if "exit_code" in record]
+    assert [crash["exit_code"] for crash in crashes] == [-9]
+    assert {"time", "level", "logger", "message"} <= set(crashes[0])
+
+
+def test_several_clients_of_one_stream_share_the_work(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store", num_train=400)
+    metrics = Metrics()
+    with (
+        Store(path) as store,
+        Pipeline(store, num_threads=2, message_bytes=100_000, share_bytes=50_000_000, metrics=metrics) as pipeline,
+        LoaderServer(pipeline, "127.0.0.1:0", LIMITS, metrics=metrics) as server,
+    ):
+        target = f"127.0.0.1:{server.port}"
+        streams: list[list[bytes]] = [[] for _ in range(4)]
+        barrier = threading.Barrier(4)
+
+        def read(into: list[bytes]) -> None:
+            with LoaderClient([target]) as client:
+                client.describe()
+                barrier.wait(10)
+                with client.stream(StreamSpec(batch_size=20), num_epochs=2) as stream:
+                    into.extend(batch.images.tobytes() for batch in stream)
+
+        readers = [threading.Thread(target=read, args=(into,)) for into in streams]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(60)
+        sent, made = (metrics.registry.get_sample_value(f"alexnet_loader_{n}_seconds_count") for n in ("wait", "make"))
+    assert all(len(stream) == 40 and stream == streams[0] for stream in streams)
+    assert sent is not None
+    assert made is not None
+    assert made < sent / 2, f"{made} messages were made for {sent} sent"
+
+
+@pytest.mark.parametrize("command", ["digest", "bench", "preview", "healthcheck"])
+def test_unreachable_target(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    target = f"127.0.0.1:{free_port()}"
+    assert main([command, "--target", target, "--service-timeout-s", "0.5"]) == 1
+    stderr = capsys.readouterr().err
+    assert target in stderr
+    assert len(stderr.strip().splitlines()) == 1
+
+
+def test_digest_preview_and_bench(loader_target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digests = set()
+    for batch_size in ("7", "100"):
+        assert main(["digest", "--target", loader_target, "--batch-size", batch_size, "--json"]) == 0
+        digests.add(json.loads(capsys.readouterr().out)["sha256"])
+    assert len(digests) == 1
+    out = tmp_path / "crops.png"
+    assert main(["preview", "--target", loader_target, "--out", str(out), "--count", "3"]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    bench = ["bench", "--target", loader_target, "--batch-size", "10", "--duration-s", "0.3", "--warmup-s", "0.1"]
+    assert main([*bench, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["serve", "--store", "/nowhere"], 1, "/nowhere: expected a store with manifest.json, found no such folder"),
+        (["digest", "--target", "127.0.0.1:1", "--seed", "-1"], 2, "seed: expected 0 to 2**64 - 1, found -1"),
+        (["digest"], 2, "--target must be given"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert len(stderr.strip().splitlines()) == 1
+
+
+def test_options_from_toml(loader_target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "loader.toml"
+    config.write_text(f'[digest]\ntarget = ["{loader_target}"]\nseed = 5\njson = true\n')
+    assert main(["digest", "--config", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 5
+    assert main(["digest", "--config", str(config), "--seed", "6"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 6
+    config.write_text("[digest]\nseeed = 5\n")
+    assert main(["digest", "--config", str(config)]) == 2
+    assert "unknown option 'seeed'" in capsys.readouterr().err
