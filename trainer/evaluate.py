@@ -1,5 +1,6 @@
 """Error rates over a whole split, each image exactly once: centre crop, or ten crops averaged after softmax."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,7 +72,8 @@ def evaluate(
     num_classes = networks[0].architecture.num_classes
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     sums = torch.zeros(4, dtype=torch.float64)
-    spec = StreamSpec(
+    devices = networks[0].devices
+    whole = StreamSpec(
         split=split,
         view="ten_crop" if crops == "ten" else "centre",
         crop_size=crop,
@@ -79,19 +81,17 @@ def evaluate(
         batch_size=batch_size,
         drop_last=False,
     )
-    devices = networks[0].devices
-    with (
-        client.stream(spec, allocate=allocator(devices)) as stream,
-        Feed(stream, devices) as feed,
-    ):
-        for place, batch in enumerate(feed):
-            if place % ranks.world_size != ranks.rank:
-                continue  # a rank without a share of a short last step could not ask for it, so all read all
-            probabilities = class_probabilities(networks, centring, batch).cpu()
-            labels = batch.labels.cpu()
-            sums += score(probabilities, labels)
-            places = labels * num_classes + probabilities.argmax(1)
-            confusion += torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
+    for spec, first_step in shares(whole, client.describe().splits[split], ranks):
+        with (
+            client.stream(spec, step=first_step, allocate=allocator(devices)) as stream,
+            Feed(stream, devices) as feed,
+        ):
+            for batch in feed:
+                probabilities = class_probabilities(networks, centring, batch).cpu()
+                labels = batch.labels.cpu()
+                sums += score(probabilities, labels)
+                places = labels * num_classes + probabilities.argmax(1)
+                confusion += torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
     for network, training in zip(networks, was_training, strict=True):
         network.train(training)
     sums, confusion = ranks.sum(sums), ranks.sum(confusion)
@@ -104,6 +104,21 @@ def evaluate(
         top5_error=top5 / count,
         confusion=confusion,
     )
+
+
+def shares(whole: StreamSpec, num_images: int, ranks: Ranks) -> list[tuple[StreamSpec, int]]:
+    """``(spec, first step)`` of the streams that this rank reads: all ranks' together hold each image once.
+
+    A short last step may be too small to share: the leading rank reads it alone.
+    """
+    if ranks.world_size == 1:
+        return [(whole, 0)]
+    shared = dataclasses.replace(whole, drop_last=True, rank=ranks.rank, world_size=ranks.world_size)
+    num_full = shared.num_steps(num_images)
+    streams = [(shared, 0)] if num_full else []
+    if ranks.leads and num_full < whole.num_steps(num_images):
+        streams.append((whole, num_full))
+    return streams
 
 
 def score(probabilities: Tensor, labels: Tensor) -> Tensor:

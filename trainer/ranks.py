@@ -54,9 +54,12 @@ class Ranks:
             dist.all_reduce(values, group=self.votes)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is True in any rank; every rank must ask at the same step."""
-        return bool(self.sum(torch.tensor(int(flag))).item())
+    def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether any rank wants to stop, and whether the leading one wants to save; all must ask at the same step."""
+        if self.world_size == 1:
+            return stop, save
+        wishes = self.sum(torch.tensor([int(stop), int(save and self.leads)])).tolist()
+        return wishes[0] > 0, wishes[1] > 0
 
 
 def join_ranks(devices: Sequence[torch.device]) -> Ranks:

@@ -157,16 +157,18 @@ class Run:
                     point = points.report()
                     if self.ranks.leads:
                         watch.look(point.data_wait, point.images_per_s)
-                if self.ranks.any(self.stop.requested):
-                    break
+                stop, save = self.ranks.agree(self.stop.requested, self._is_time_to_save())
+                if stop:
+                    return True
                 if ends_epoch:
                     self._end_epoch()
                     points.restart()
                     if self.schedule.finished:
                         break
-                elif self._is_time_to_save():
+                elif save:
                     self._save()
-            return self.stop.requested or self.ranks.any(self.stop.requested)
+            # The stream may also have ended because a signal came while waiting for a batch.
+            return self.ranks.agree(self.stop.requested, False)[0]
 
     def _take_step(self, batch: DeviceBatch, divisor: float) -> None:
         """One update: no line here waits for a device."""
