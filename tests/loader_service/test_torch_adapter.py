@@ -1,0 +1,100 @@
+"""The adapter: a DataLoader to whoever uses it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from loader_service.torch_adapter import RemoteLoader
+
+ROOT = Path(__file__).parents[2]
+
+
+def epoch_of(loader: RemoteLoader) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(loader)
+
+
+def assert_same(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    assert len(a) == len(b)
+    for (images_a, labels_a), (images_b, labels_b) in zip(a, b, strict=True):
+        assert torch.equal(images_a, images_b)
+        assert torch.equal(labels_a, labels_b)
+
+
+def test_looks_like_a_data_loader(loader_target: str) -> None:
+    loader = RemoteLoader(loader_target, batch_size=16)
+    batches = epoch_of(loader)
+    assert len(loader) == len(batches) == 6
+    images, labels = batches[0]
+    assert images.shape == (16, 3, 56, 56)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.dtype == torch.int64
+    assert abs(float(torch.cat([i for i, _ in batches]).mean())) < 15  # centred on the mean image
+    evaluation = RemoteLoader(loader_target, split="val", batch_size=16, view="ten_crop", pixel_format="uint8")
+    assert [images.shape for images, _ in evaluation] == [(16, 10, 3, 56, 56), (14, 10, 3, 56, 56)]
+    assert loader.num_classes == 10
+
+
+def test_epochs(loader_target: str) -> None:
+    loader = RemoteLoader(loader_target, batch_size=16, seed=3)
+    first, second = epoch_of(loader), epoch_of(loader)
+    assert not torch.equal(first[0][1], second[0][1]) or not torch.equal(first[0][0], second[0][0])
+    loader.set_epoch(0)
+    assert_same(epoch_of(loader), first)
+    loader.set_epoch(1)
+    assert_same(epoch_of(loader), second)
+
+
+def test_resumes_from_its_state(loader_target: str) -> None:
+    loader = RemoteLoader(loader_target, batch_size=16)
+    loader.set_epoch(4)
+    whole = epoch_of(loader)
+    loader.set_epoch(4)
+    part = []
+    for batch in loader:
+        part.append(batch)
+        if len(part) == 2:
+            state = loader.state_dict()
+            break
+    again = RemoteLoader(loader_target, batch_size=16)
+    again.load_state_dict(state)
+    again.set_epoch(4)
+    assert_same([*part, *epoch_of(again)], whole)
+    other = RemoteLoader(loader_target, batch_size=16, seed=1)
+    with pytest.raises(ValueError, match="seed: the state has 0, this loader 1"):
+        other.load_state_dict(state)
+
+
+def test_ranks_share_the_global_batch(loader_target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = epoch_of(RemoteLoader(loader_target, batch_size=16))
+    halves = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        halves.append(epoch_of(RemoteLoader(loader_target, batch_size=8)))
+    joined = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(halves[0], halves[1], strict=True)]
+    assert_same(joined, whole)
+
+
+def test_transform(loader_target: str) -> None:
+    loader = RemoteLoader(loader_target, batch_size=16, transform=lambda images, labels: (images * 2, labels + 1))
+    plain = RemoteLoader(loader_target, batch_size=16)
+    for (images, labels), (expected, expected_labels) in zip(loader, plain, strict=True):
+        assert torch.equal(images, expected * 2)
+        assert torch.equal(labels, expected_labels + 1)
+
+
+def test_example_trains(loader_target: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "examples/train_torch.py", loader_target, "--epochs", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("epoch 0: validation error ")
