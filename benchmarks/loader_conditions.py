@@ -1,0 +1,287 @@
+"""How the service behaves under conditions: one run each, ratios within the run, JSON on stdout.
+
+python benchmarks/loader_conditions.py stragglers STORE     one of three replicas ten times slower
+python benchmarks/loader_conditions.py backpressure STORE   a client that stops reading for a minute
+python benchmarks/loader_conditions.py sharing STORE        four trainers of one stream against one
+python benchmarks/loader_conditions.py scale FOLDER         a store of 1.28 M tiny images, made there
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import simplejpeg
+
+from loader_service.client import ClientOptions, LoaderClient
+from loader_service.order import epoch_order
+from loader_service.pipeline import pipeline_version
+from loader_service.v1 import loader_pb2 as pb
+from loader_service.wire import StreamSpec
+from preprocess.store import (
+    ClassInfo,
+    ImageSpec,
+    Manifest,
+    ShardWriter,
+    SplitInfo,
+    Statistics,
+    Store,
+    write_manifest,
+    write_statistics,
+)
+
+
+class Server:
+    """A loader process on a free port."""
+
+    def __init__(self, store: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "loader_service", "serve", "--store", str(store), "--listen", "127.0.0.1:0"]
+        self.process = subprocess.Popen([*command, "--log-level", "error", *options], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.target = self.process.stdout.readline().split()[-1]
+
+    def cpu_s(self) -> float:
+        """User and system time of the process so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        match = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert match is not None
+        return int(match[1]) / 1e3
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
+
+
+def rate(targets: list[str], seconds: float, *, batch_size: int = 64) -> float:
+    """Images a second of one client that reads as fast as it can."""
+    options = ClientOptions(prefetch_steps=16)
+    with LoaderClient(targets, options) as client:
+        with client.stream(StreamSpec(batch_size=batch_size), num_epochs=None) as stream:
+            for _ in range(20):
+                next(stream)
+            images, started = 0, time.monotonic()
+            while time.monotonic() - started < seconds:
+                images += next(stream).num_images
+            return images / (time.monotonic() - started)
+
+
+def stragglers(store: Path) -> dict[str, Any]:
+    """SIGSTOP and SIGCONT let one of three replicas run a tenth of the time."""
+    servers = [Server(store, "--threads", "1") for _ in range(3)]
+    try:
+        targets = [server.target for server in servers]
+        undisturbed, disturbed = [], []
+        for _ in range(3):
+            undisturbed.append(rate(targets, 5.0))
+            stop = threading.Event()
+            slowing = threading.Thread(target=_slow_down, args=(servers[0], stop))
+            slowing.start()
+            disturbed.append(rate(targets, 5.0))
+            stop.set()
+            slowing.join()
+        without = [rate(targets[1:], 5.0) for _ in range(2)]
+    finally:
+        for server in servers:
+            server.end()
+    return {
+        "undisturbed_images_per_s": undisturbed,
+        "one_ten_times_slower_images_per_s": disturbed,
+        "two_only_images_per_s": without,
+        "ratio": float(np.median(disturbed) / np.median(undisturbed)),
+    }
+
+
+def _slow_down(server: Server, stop: threading.Event) -> None:
+    while not stop.is_set():
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.09)
+        server.process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+
+
+def backpressure(store: Path) -> dict[str, Any]:
+    """Eight requests of 64 steps are opened, read from once, and left for a minute, while another client reads."""
+    server = Server(store)
+    try:
+        alone = rate([server.target], 10.0)
+        before = server.resident_mb()
+        with grpc.insecure_channel(server.target, [("grpc.max_receive_message_length", -1)]) as channel:
+            with Store(store) as opened:
+                request = pb.StreamBatchesRequest(
+                    fingerprint=opened.fingerprint,
+                    pipeline_version=pipeline_version(),
+                    split="train",
+                    view=pb.VIEW_TRAIN,
+                    shuffle=True,
+                    seed=99,
+                    batch_size=min(512, opened.split("train").num_images // 2),
+                    last_step=2,
+                )
+            ask: Any = channel.unary_stream(
+                "/loader_service.v1.LoaderService/StreamBatches",
+                pb.StreamBatchesRequest.SerializeToString,
+                lambda message: message,
+            )
+            calls = [ask(request) for _ in range(8)]
+            for call in calls:
+                next(call)
+            stalled, most, started = [], 0.0, time.monotonic()
+            while time.monotonic() - started < 60.0:
+                stalled.append(rate([server.target], 8.0))
+                most = max(most, server.resident_mb())
+            for call in calls:
+                call.cancel()
+        bound = 8 * 4 * 4.9  # streams * (threads + 2) * message
+    finally:
+        server.end()
+    return {
+        "stalled_streams": 8,
+        "resident_mb_before": before,
+        "resident_mb_most": most,
+        "bound_mb_for_stalled_streams": bound,
+        "other_client_images_per_s": {"alone": alone, "beside_stalled": stalled},
+        "ratio": float(np.median(stalled) / alone),
+    }
+
+
+def sharing(store: Path) -> dict[str, Any]:
+    """Server CPU seconds for one epoch read by one client, and by four at once."""
+    result: dict[str, Any] = {}
+    for num_clients in (1, 4, 1, 4):
+        server = Server(store)
+        try:
+            barrier = threading.Barrier(num_clients)
+            readers = [threading.Thread(target=_read_epoch, args=(server.target, barrier)) for _ in range(num_clients)]
+            before = server.cpu_s()
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join()
+            result.setdefault(f"server_cpu_s_{num_clients}_clients", []).append(server.cpu_s() - before)
+        finally:
+            server.end()
+    result["ratio"] = float(np.median(result["server_cpu_s_4_clients"]) / np.median(result["server_cpu_s_1_clients"]))
+    return result
+
+
+def _read_epoch(target: str, barrier: threading.Barrier) -> None:
+    with LoaderClient([target]) as client:
+        client.describe()
+        barrier.wait()
+        with client.stream(StreamSpec(batch_size=128)) as stream:
+            for _ in stream:
+                pass
+
+
+def scale(folder: Path) -> dict[str, Any]:
+    """A store of as many records as ImageNet, of 8x8 pixels: opening it, first batch, and the epoch's border."""
+    num_images, per_shard, side = 1_281_167, 1024, 8
+    store = folder / "scale-store"
+    if not (store / "manifest.json").exists():
+        _write_many(store, num_images, per_shard, side)
+    orders = {}
+    for n in (num_images, 14_200_000):
+        started = time.monotonic()
+        epoch_order(n, 1, 0)
+        orders[f"{n}"] = time.monotonic() - started
+    started = time.monotonic()
+    server = Server(store)
+    opened_s = time.monotonic() - started
+    try:
+        firsts = []
+        spec = StreamSpec(batch_size=128)
+        for epoch in (0, 0, 7):
+            started = time.monotonic()
+            with LoaderClient([server.target]) as client, client.stream(spec, epoch=epoch) as stream:
+                next(stream)
+                firsts.append(time.monotonic() - started)
+        last_step = spec.num_steps(num_images) - 40
+        waits = []
+        with LoaderClient([server.target]) as client:
+            with client.stream(spec, step=last_step, num_epochs=2) as stream:
+                for _ in range(80):
+                    started = time.monotonic()
+                    batch = next(stream)
+                    waits.append((batch.epoch, batch.step, time.monotonic() - started))
+        border = max(wait for epoch, step, wait in waits if epoch == 1 and step < 4)
+        resident = server.resident_mb()
+    finally:
+        server.end()
+    return {
+        "num_images": num_images,
+        "epoch_order_s": orders,
+        "process_start_and_open_s": opened_s,
+        "first_batch_s": {"new_process": firsts[0], "again": firsts[1], "another_epoch": firsts[2]},
+        "wait_ms": {
+            "median": float(np.median([w for _, _, w in waits[10:]])) * 1e3,
+            "epoch_border_most": border * 1e3,
+        },
+        "server_resident_mb": resident,
+    }
+
+
+def _write_many(store: Path, num_images: int, per_shard: int, side: int) -> None:
+    generator = np.random.default_rng(0)
+    images = [
+        bytes(simplejpeg.encode_jpeg(generator.integers(0, 256, (side, side, 3), np.uint8), 90, "RGB", "420"))
+        for _ in range(64)
+    ]
+    shards = []
+    for first in range(0, num_images, per_shard):
+        with ShardWriter(store, f"shards/train-{first // per_shard:05d}.lmdb") as writer:
+            for i in range(first, min(first + per_shard, num_images)):
+                writer.add(i % 1000, b"%d" % i, images[i % 64])
+        shards.append(writer.info)
+    identity = np.eye(3)
+    statistics = Statistics(
+        num_images=num_images,
+        mean_image=np.full((side, side, 3), 128, np.float32),
+        covariance=identity,
+        eigenvalues=np.ones(3),
+        eigenvectors=identity,
+    )
+    write_manifest(
+        store,
+        Manifest(
+            image=ImageSpec(side=side, quality=90),
+            classes=tuple(ClassInfo(id=f"n{i:08d}", name=str(i)) for i in range(1000)),
+            splits={"train": SplitInfo(shards=tuple(shards))},
+            statistics_sha256=write_statistics(store, statistics),
+            source={"layout": "drawn"},
+        ),
+    )
+
+
+CONDITIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "stragglers": stragglers,
+    "backpressure": backpressure,
+    "sharing": sharing,
+    "scale": scale,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("condition", choices=CONDITIONS)
+    parser.add_argument("path", type=Path)
+    options = parser.parse_args()
+    print(json.dumps(CONDITIONS[options.condition](options.path), indent=1))
+
+
+if __name__ == "__main__":
+    main()
