@@ -10,7 +10,7 @@ from preprocess.store.format import ImageSpec
 
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:
-    """Scales the shorter side to ``side`` and cuts out the centre; RGB or RGBX in, RGB ``side`` x ``side`` out.
+    """Scales the shorter side to ``side`` and cuts out the centre; the result has the image's mode, RGB or RGBX.
 
     Both happen in one resampling of the part of the image that will be kept: the same places are sampled as in two
     steps, and no work is done outside the square, so that an image 1 pixel wide and 5,000 high costs nothing.
@@ -22,22 +22,23 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     # From pixels of the scaled image, which is never made, back to those of the image at hand.
     across, down = width / scaled_width, height / scaled_height
     box = (left * across, top * down, min((left + side) * across, width), min((top + side) * down, height))
-    square = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-    return square if square.mode == "RGB" else square.convert("RGB")
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
 
 
-def planes_of(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The pixels of an RGB image as uint8 [3, height, width]."""
-    return np.stack([np.asarray(band) for band in image.split()])
+def planes_of(image: Image.Image) -> tuple[npt.NDArray[np.uint8], ...]:
+    """Red, green and blue of an RGB or RGBX image, each uint8 [height, width]."""
+    shape = image.height, image.width
+    return tuple(np.frombuffer(image.getchannel(band).tobytes(), np.uint8).reshape(shape) for band in range(3))
 
 
 def encode(image: Image.Image, spec: ImageSpec) -> bytes:
     """The bytes a record holds: a JPEG with Huffman tables of its own, or uint8 [side, side, 3] as they are.
 
-    Optimised tables cost 0.5 ms an image once, and save 4.6 % of the bytes and 2.6 % of the decoding in each epoch.
+    ``image`` is RGB or RGBX. Optimised tables cost 0.5 ms an image once, and save 4.6 % of the bytes and 2.6 % of the
+    decoding in each epoch.
     """
     if spec.encoding == "raw":
-        return image.tobytes()
+        return image.convert("RGB").tobytes()
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=spec.quality, subsampling=spec.subsampling, optimize=True)
     return buffer.getvalue()

@@ -94,10 +94,9 @@ def _finished_shards(config: RunConfig, source: Source, shards: Sequence[Planned
     """The sidecars of shards that an earlier run has made, by stem."""
     finished = {}
     for shard in shards:
-        if read_sidecar(config.out, shard.stem) is not None:
-            sidecar = read_sidecar(config.out, shard.stem, _work(config, source, shard).key())
-            if sidecar is not None:
-                finished[shard.stem] = sidecar
+        sidecar = read_sidecar(config.out, shard.stem)
+        if sidecar is not None and sidecar.key == _work(config, source, shard).key():
+            finished[shard.stem] = sidecar
     return finished
 
 

@@ -101,8 +101,8 @@ def make_shard(work: ShardWork) -> ShardOutcome:
         raise PreprocessError(f"{socket.gethostname()}: expected {work.decoders}, found {decoder_versions()}")
     store = Path(work.store)
     key = work.key()
-    finished = read_sidecar(store, work.stem, key)
-    if finished is not None:
+    finished = read_sidecar(store, work.stem)
+    if finished is not None and finished.key == key:
         return _outcome(work.stem, finished, Seconds())
     with_statistics = work.split == STATISTICS_SPLIT
     statistics = StatisticsAccumulator(work.image.side)

@@ -65,9 +65,9 @@ def write_sidecar(store: Path, stem: str, sidecar: Sidecar) -> None:
         temporary.write_text(json.dumps(document, indent=1) + "\n", "ascii")
 
 
-def read_sidecar(store: Path, stem: str, key: str | None = None) -> Sidecar | None:
-    """The sidecar of a finished shard, or None: it is missing, damaged, of another ``key``, or the files that it
-    vouches for are not those beside it (checked by size, and the partial statistics by digest)."""
+def read_sidecar(store: Path, stem: str) -> Sidecar | None:
+    """The sidecar of a finished shard, or None: it is missing or damaged, or the files that it vouches for are not
+    those beside it (checked by size, and the partial statistics by digest)."""
     try:
         document: dict[str, Any] = json.loads(sidecar_path(store, stem).read_text("ascii"))
         content = {name: document[name] for name in Sidecar.__dataclass_fields__}
@@ -84,8 +84,6 @@ def read_sidecar(store: Path, stem: str, key: str | None = None) -> Sidecar | No
             source_bytes=content["source_bytes"],
             statistics_sha256=content["statistics_sha256"],
         )
-        if key is not None and sidecar.key != key:
-            return None
         if (store / sidecar.shard.file).stat().st_size != sidecar.shard.size_bytes:
             return None
         if sidecar.statistics_sha256 is not None:

@@ -6,6 +6,7 @@ reaches 2**24: below that float32 holds every whole number, whatever order the a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,8 +17,8 @@ from preprocess.store.format import Statistics
 
 # 256 products of two bytes sum to at most 256 * 255**2 = 16,646,400 < 2**24.
 _BLOCK = 256
-# 257 images of value 255 sum to 65,535: the most that uint16 holds.
-_MAX_UINT16_IMAGES = 257
+# For as many images the sum of a pixel stays below 2**24 too.
+_MAX_FLOAT_IMAGES = (2**24 - 1) // 255
 # The upper triangle of the matrix of second moments: RR, RG, RB, GG, GB, BB.
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
@@ -49,25 +50,28 @@ class StatisticsAccumulator:
 
     def __init__(self, side: int) -> None:
         num_pixels = side * side
+        num_blocks = math.ceil(num_pixels / _BLOCK)
+        self._side = side
         self._num_images = 0
-        self._recent_images = 0
-        self._recent_sum = np.zeros((3, side, side), np.uint16)
+        self._num_recent = 0
         self._sum = np.zeros((3, side, side), np.uint64)
         self._products = np.zeros(len(_PAIRS), np.int64)
         # Zeros past the last pixel fill the last block and add nothing.
-        self._floats = np.zeros((3, math.ceil(num_pixels / _BLOCK), _BLOCK), np.float32)
-        self._flat = self._floats.reshape(3, -1)[:, :num_pixels]
+        self._blocks = np.zeros((3, num_blocks, _BLOCK), np.float32)
+        self._planes = self._blocks.reshape(3, -1)[:, :num_pixels]
+        self._recent_sum = np.zeros((3, num_pixels), np.float32)
 
-    def add(self, planes: npt.NDArray[np.uint8]) -> None:
-        """Adds one image: uint8 [3, side, side]."""
-        if self._recent_images == _MAX_UINT16_IMAGES:
+    def add(self, planes: Sequence[npt.NDArray[np.uint8]]) -> None:
+        """Adds one image: its red, green and blue, each uint8 [side, side]."""
+        if self._num_recent == _MAX_FLOAT_IMAGES:
             self._flush()
-        np.add(self._recent_sum, planes, out=self._recent_sum)
-        self._recent_images += 1
+        for channel in range(3):
+            self._planes[channel] = planes[channel].reshape(-1)
+        np.add(self._recent_sum, self._planes, out=self._recent_sum)
+        self._num_recent += 1
         self._num_images += 1
-        self._flat[...] = planes.reshape(3, -1)
         for index, (i, j) in enumerate(_PAIRS):
-            self._products[index] += _exact_dot(self._floats[i], self._floats[j])
+            self._products[index] += _exact_dot(self._blocks[i], self._blocks[j])
 
     def result(self) -> PartialStatistics:
         """The sums so far."""
@@ -79,9 +83,9 @@ class StatisticsAccumulator:
         )
 
     def _flush(self) -> None:
-        self._sum += self._recent_sum
+        self._sum += self._recent_sum.reshape(3, self._side, self._side).astype(np.uint64)
         self._recent_sum[...] = 0
-        self._recent_images = 0
+        self._num_recent = 0
 
 
 def _exact_dot(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> int:

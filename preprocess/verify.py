@@ -7,23 +7,27 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from commandline import Progress, write_line
 from preprocess.config import VerifyConfig
 from preprocess.decode import UnusableImageError, decode
 from preprocess.errors import DamagedRecordError
+from preprocess.pictures import spread
+from preprocess.resize import planes_of
 from preprocess.shard import STATISTICS_SPLIT
 from preprocess.sidecar import file_digest, read_partial, read_sidecar
-from preprocess.statistics import PartialStatistics, finish
+from preprocess.statistics import PartialStatistics, StatisticsAccumulator, finish
 from preprocess.store.format import ContentDigest, ImageSpec, Statistics
 from preprocess.store.reader import SplitReader, Store
 
 _SAMPLED_PER_SHARD = 64
 _MAX_LISTED = 20
+_JPEG_MEAN_TOLERANCE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,56 +117,87 @@ def _check_all(config: VerifyConfig, shards: Sequence[tuple[str, int]]) -> Itera
             yield *shard, check
 
 
+@lru_cache(maxsize=1)
+def _open_store(path: Path) -> Store:
+    """A process's one store; its shards are closed after each check."""
+    return Store(path)
+
+
 def _check_shard(path: Path, split: str, number: int, decode_all: bool) -> _ShardCheck:
-    with Store(path) as store:
-        reader = store.split(split)
-        spec = store.manifest.image
-        info = reader.info.shards[number]
-        first = sum(shard.num_images for shard in reader.info.shards[:number])
-        stem = Path(info.file).stem
-        problems: list[str] = []
-        digest = ContentDigest()
-        num_classes = len(store.manifest.classes)
-        decoded = set(range(info.num_images) if decode_all else _spread(info.num_images, _SAMPLED_PER_SHARD))
-        num_decoded = 0
-        for position in range(info.num_images):
-            try:
-                label, image = reader.read(first + position)
-            except DamagedRecordError as error:
-                problems.append(str(error))
-                continue
-            digest.add_image(label, image)
-            where = f"{path / info.file}: key {position}"
-            if not 0 <= label < num_classes:
-                problems.append(f"{where}: expected a label in [0, {num_classes}), found {label}")
-            if position in decoded:
-                num_decoded += 1
-                problems += [f"{where}: {problem}" for problem in _check_image(bytes(image), spec)]
-        problems += _check_whole(path, stem, reader, number, digest, bool(problems))
-        return _ShardCheck(num_images=info.num_images, num_decoded=num_decoded, problems=tuple(problems))
-
-
-def _spread(size: int, count: int) -> Iterator[int]:
-    """``count`` positions evenly over ``[0, size)``, or all of them."""
-    return (index * size // min(size, count) for index in range(min(size, count)))
-
-
-def _check_image(image: bytes, spec: ImageSpec) -> list[str]:
-    if spec.encoding == "raw":
-        found = len(image)
-        return [] if found == spec.raw_size_bytes else [f"expected {spec.raw_size_bytes:,} bytes, found {found:,}"]
+    """Checks one shard. Runs in a process of the pool."""
+    store = _open_store(path)
+    reader = store.split(split)
     try:
-        width, height = decode(image).size
-    except UnusableImageError as error:
-        return [f"cannot be decoded: {error}"]
-    return [] if width == height == spec.side else [f"expected {spec.side} x {spec.side}, found {width} x {height}"]
+        return _check_records(store, reader, number, decode_all)
+    finally:
+        reader.close()
 
 
-def _check_whole(
-    path: Path, stem: str, reader: SplitReader, number: int, digest: ContentDigest, already_bad: bool
-) -> list[str]:
+def _check_records(store: Store, reader: SplitReader, number: int, decode_all: bool) -> _ShardCheck:
+    info = reader.info.shards[number]
+    spec = store.manifest.image
+    num_classes = len(store.manifest.classes)
+    first = sum(shard.num_images for shard in reader.info.shards[:number])
+    decoded = set(range(info.num_images) if decode_all else spread(info.num_images, _SAMPLED_PER_SHARD))
+    problems: list[str] = []
+    digest = ContentDigest()
+    accumulator = StatisticsAccumulator(spec.side)
+    for position in range(info.num_images):
+        try:
+            label, image = reader.read(first + position)
+        except DamagedRecordError as error:
+            problems.append(str(error))
+            continue
+        digest.add_image(label, image)
+        where = f"{store.path / info.file}: key {position}"
+        if not 0 <= label < num_classes:
+            problems.append(f"{where}: expected a label in [0, {num_classes}), found {label}")
+        if position in decoded:
+            try:
+                accumulator.add(_planes(bytes(image), spec))
+            except (UnusableImageError, ValueError) as error:
+                problems.append(f"{where}: {error}")
+    problems += _check_whole(store.path, reader, number, digest, bool(problems))
+    if decode_all and reader.name == STATISTICS_SPLIT and not problems:
+        problems += _check_partial(store.path, Path(info.file).stem, accumulator.result(), spec)
+    return _ShardCheck(num_images=info.num_images, num_decoded=len(decoded), problems=tuple(problems))
+
+
+def _planes(image: bytes, spec: ImageSpec) -> Sequence[npt.NDArray[np.uint8]]:
+    """Red, green and blue of a record's image. Raises ValueError when it is of another size."""
+    if spec.encoding == "raw":
+        if len(image) != spec.raw_size_bytes:
+            raise ValueError(f"expected {spec.raw_size_bytes:,} bytes, found {len(image):,}")
+        return tuple(np.frombuffer(image, np.uint8).reshape(spec.side, spec.side, 3).transpose(2, 0, 1))
+    decoded = decode(image)
+    if decoded.size != (spec.side, spec.side):
+        raise ValueError(f"expected {spec.side} x {spec.side} pixels, found {decoded.width} x {decoded.height}")
+    return planes_of(decoded)
+
+
+def _check_partial(path: Path, stem: str, found: PartialStatistics, spec: ImageSpec) -> list[str]:
+    """A shard's part of the statistics against its pixels: exactly for raw images, nearly for JPEGs."""
+    expected = read_partial(path, stem)
+    where = path / "shards" / f"{stem}.npz"
+    if found.num_images != expected.num_images:
+        return [f"{where}: expected sums over {found.num_images:,} images, found {expected.num_images:,}"]
+    if spec.encoding == "raw":
+        same = np.array_equal(found.sum_image, expected.sum_image) and found.products == expected.products
+        return [] if same else [f"{where}: the sums are not those of the shard's pixels"]
+    # Statistics are of the images before encoding; JPEG moves their mean colour by a small part of a level.
+    num_pixels = max(found.num_images, 1) * spec.side**2
+    difference = (
+        found.sum_image.sum(axis=(1, 2)) - expected.sum_image.sum(axis=(1, 2)).astype(np.float64)
+    ) / num_pixels
+    if np.abs(difference).max() > _JPEG_MEAN_TOLERANCE:
+        return [f"{where}: the mean colour differs from the shard's pixels by {np.abs(difference).max():.1f} levels"]
+    return []
+
+
+def _check_whole(path: Path, reader: SplitReader, number: int, digest: ContentDigest, already_bad: bool) -> list[str]:
     """The shard's own digests and its sidecar."""
     info = reader.info.shards[number]
+    stem = Path(info.file).stem
     where = path / info.file
     try:
         digest.add_names(reader.names(number))

@@ -1,10 +1,12 @@
 """Reads the images of a list one after another: files, byte ranges or rows, ahead of need where storage is far."""
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from preprocess.errors import SourceError
 from preprocess.sources.listing import ImageEntry, ImageList
 from preprocess.sources.parquet import read_rows
 from preprocess.sources.storage import Storage
@@ -12,6 +14,8 @@ from preprocess.sources.storage import Storage
 # Requests to an object store take tens of milliseconds, whatever their size: this many are under way at once.
 _REMOTE_THREADS = 16
 _REMOTE_AHEAD = 32
+_REMOTE_ATTEMPTS = 5
+_FIRST_PAUSE_S = 0.5
 # What is wrong with one file, not with the storage: such an image goes to quarantine, anything else ends the task.
 _FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -24,7 +28,7 @@ def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntr
     """Each image with its bytes, or with the reason why there are none; in the list's order, which for
     rows is that of the files.
 
-    Raises OSError for what is wrong with the storage rather than with one file.
+    Raises OSError, or SourceError where it is remote, for what is wrong with the storage rather than with one file.
     """
     if images.access == "row":
         for entry, content in read_rows(storage, images):
@@ -32,7 +36,7 @@ def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntr
         return
     if storage.is_local:
         for entry in images:
-            yield entry, _read(storage, images, entry)
+            yield entry, _read(storage, entry)
         return
     with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
         entries = iter(images)
@@ -40,7 +44,7 @@ def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntr
         try:
             while True:
                 for entry in itertools.islice(entries, _REMOTE_AHEAD - len(ahead)):
-                    ahead.append((entry, pool.submit(_read, storage, images, entry)))
+                    ahead.append((entry, pool.submit(_read, storage, entry)))
                 if not ahead:
                     return
                 entry, future = ahead.popleft()
@@ -49,13 +53,28 @@ def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntr
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read(storage: Storage, images: ImageList, entry: ImageEntry) -> bytes | UnreadableImageError:
-    try:
-        if entry.container is None:
-            return storage.read(entry.name.decode("utf-8", "surrogateescape"))
-        content = storage.read_range(entry.container, entry.offset, entry.size_bytes)
-    except _FILE_ERRORS as error:
-        return UnreadableImageError(f"cannot be read: {error.strerror or error}")
+def _read(storage: Storage, entry: ImageEntry) -> bytes | UnreadableImageError:
+    """One image's bytes, asked for again where a network may have failed."""
+    for attempt in range(1 if storage.is_local else _REMOTE_ATTEMPTS):
+        if attempt:
+            time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
+        try:
+            return _read_once(storage, entry)
+        except _FILE_ERRORS as error:
+            return UnreadableImageError(f"cannot be read: {error.strerror or error}")
+        except Exception as error:  # of whichever client library fsspec has for the URL
+            if storage.is_local:
+                raise
+            failure = error
+    where = f"{storage.root}/{entry.container or entry.name.decode('utf-8', 'backslashreplace')}"
+    reason = " ".join(str(failure).split()) or type(failure).__name__
+    raise SourceError(f"{where}: cannot be read after {_REMOTE_ATTEMPTS} attempts: {reason}") from None
+
+
+def _read_once(storage: Storage, entry: ImageEntry) -> bytes | UnreadableImageError:
+    if entry.container is None:
+        return storage.read(entry.name.decode("utf-8", "surrogateescape"))
+    content = storage.read_range(entry.container, entry.offset, entry.size_bytes)
     if len(content) != entry.size_bytes:
         return UnreadableImageError(
             f"expected {entry.size_bytes:,} bytes at byte {entry.offset:,} of {entry.container}, found {len(content):,}"

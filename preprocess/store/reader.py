@@ -3,6 +3,7 @@
 import bisect
 import hashlib
 import io
+import resource
 import threading
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +27,9 @@ from preprocess.store.format import (
     unpack_record,
 )
 
+# Left for sockets, logs and libraries beside the shards, which stay open once read.
+_OTHER_OPEN_FILES = 512
+
 
 class Store:
     """A complete store, opened for reading. Shards are opened when first read and stay open until ``close``.
@@ -42,6 +46,7 @@ class Store:
         for split in self.manifest.splits.values():
             for shard in split.shards:
                 _check_size(path, shard)
+        _allow_open_files(path, sum(len(split.shards) for split in self.manifest.splits.values()))
         self._splits = {name: SplitReader(path, name, info) for name, info in self.manifest.splits.items()}
 
     def __enter__(self) -> Self:
@@ -169,6 +174,21 @@ def _read_statistics(path: Path, manifest: Manifest) -> Statistics:
             eigenvalues=arrays["eigenvalues"],
             eigenvectors=arrays["eigenvectors"],
         )
+
+
+def _allow_open_files(path: Path, num_shards: int) -> None:
+    """Raises the process's limit of open files where the store's shards do not fit: ImageNet's 1,300 are over the
+    usual 1,024. Raises StoreError when the system does not allow it."""
+    needed = num_shards + _OTHER_OPEN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise StoreError(
+            f"{path}: expected a limit of at least {needed:,} open files, for {num_shards:,} shards, found {hard:,}; "
+            f"raise it (ulimit -n {needed}) or preprocess with more --images-per-shard"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _check_size(store: Path, shard: ShardInfo) -> None:

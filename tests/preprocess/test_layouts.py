@@ -10,7 +10,8 @@ import pytest
 from preprocess.__main__ import main
 from preprocess.errors import SourceError
 from preprocess.shard import ShardWork, decoder_versions, make_shard
-from preprocess.sources import SourceOptions, read_source
+from preprocess.sources import SourceOptions, read_source, reading
+from preprocess.sources.storage import LocalStorage
 from preprocess.store import ImageSpec, Store
 from tests.preprocess.layouts import (
     CLASSES,
@@ -103,6 +104,36 @@ def test_any_url_of_fsspec_is_read(layout: str, tmp_path: Path) -> None:
         )
         outcome = make_shard(work)
         assert (outcome.num_images, outcome.bad_images) == (len(EXPECTED[split]), ())
+
+
+class _FlakyStorage(LocalStorage):
+    """Remote storage that fails now and then, as networks do."""
+
+    is_local = False
+    failures = 0
+
+    def read(self, path: str) -> bytes:
+        if self.failures:
+            self.failures -= 1
+            raise TimeoutError("no answer")
+        return super().read(path)
+
+
+@pytest.mark.parametrize(("failures", "recovers"), [(4, True), (1000, False)])
+def test_a_network_that_fails_is_asked_again(
+    failures: int, recovers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_FIRST_PAUSE_S", 0.0)
+    root = LAYOUTS["folder"](tmp_path / "source")
+    images = read_source(str(root), SourceOptions(), map).splits["train"]
+    storage = _FlakyStorage(str(root))
+    storage.failures = failures
+    if recovers:
+        found = {_short(entry.name): content for entry, content in reading.read_images(storage, images)}
+        assert found == {photo.stem: photo.content for photo in TRAIN}
+    else:
+        with pytest.raises(SourceError, match=r"cannot be read after 5 attempts: no answer"):
+            list(reading.read_images(storage, images))
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from preprocess.decode import decode
 from preprocess.resize import centre_square, encode, planes_of
-from preprocess.store.format import ImageSpec
+from preprocess.store.format import Encoding, ImageSpec
 from tests.preprocess.conftest import smooth_pixels
 
 
@@ -25,14 +25,14 @@ def two_steps(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
 @pytest.mark.parametrize("sides", [(256, 256), (512, 256), (256, 384), (640, 323), (333, 500), (100, 57), (7, 3)])
 def test_equals_two_steps(sides: tuple[int, int]) -> None:
     image = Image.fromarray(smooth_pixels(1, *sides))
-    difference = np.abs(np.asarray(centre_square(image, 256)).astype(int) - two_steps(image, 256))
+    difference = np.abs(np.asarray(centre_square(image, 256).convert("RGB")).astype(int) - two_steps(image, 256))
     assert difference.max() <= 2
 
 
 def test_real_photographs_equal_two_steps(photos: list[bytes]) -> None:
     for content in photos:
         image = decode(content)
-        difference = np.abs(np.asarray(centre_square(image, 256)).astype(int) - two_steps(image, 256))
+        difference = np.abs(np.asarray(centre_square(image, 256).convert("RGB")).astype(int) - two_steps(image, 256))
         assert difference.max() <= 2
         assert difference.mean() < 0.05
 
@@ -51,8 +51,17 @@ def test_the_centre_is_kept() -> None:
 
 
 def test_planes() -> None:
-    pixels = smooth_pixels(2, 16, 16)
-    np.testing.assert_array_equal(planes_of(Image.fromarray(pixels)), pixels.transpose(2, 0, 1))
+    pixels = smooth_pixels(2, 16, 24)
+    for mode in ("RGB", "RGBX"):
+        image = Image.fromarray(pixels).convert(mode)
+        np.testing.assert_array_equal(np.stack(planes_of(image)), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_the_fourth_byte_means_nothing(encoding: Encoding) -> None:
+    image = Image.fromarray(smooth_pixels(2, 32, 32))
+    spec = ImageSpec(encoding=encoding, side=32)
+    assert encode(image.convert("RGBX"), spec) == encode(image, spec)
 
 
 def test_raw_holds_the_pixels_as_they_are() -> None:

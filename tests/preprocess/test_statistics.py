@@ -12,7 +12,7 @@ from preprocess.statistics import PartialStatistics, StatisticsAccumulator, fini
 def _accumulate(images: npt.NDArray[np.uint8]) -> PartialStatistics:
     accumulator = StatisticsAccumulator(images.shape[-1])
     for image in images:
-        accumulator.add(image)
+        accumulator.add(list(image))
     return accumulator.result()
 
 
@@ -35,21 +35,25 @@ def test_sums_are_exact_and_parts_add_up(seed: int, count: int, side: int, split
 
 
 def test_white_images_do_not_overflow() -> None:
-    # The largest sums there can be, across the flush of the 16-bit sums.
-    accumulator = StatisticsAccumulator(64)
-    white = np.full((3, 64, 64), 255, np.uint8)
-    for _ in range(600):
-        accumulator.add(white)
+    # The largest sums there can be, past the number of images that float32 can add up.
+    accumulator = StatisticsAccumulator(2)
+    white = np.full((3, 2, 2), 255, np.uint8)
+    for _ in range(66_000):
+        accumulator.add(list(white))
     result = accumulator.result()
-    assert np.all(result.sum_image == 600 * 255)
-    assert result.products == (600 * 64 * 64 * 255**2,) * 6
+    assert np.all(result.sum_image == 66_000 * 255)
+    assert result.products == (66_000 * 4 * 255**2,) * 6
+
+
+def test_white_blocks_are_exact() -> None:
+    assert _accumulate(np.full((3, 3, 256, 256), 255, np.uint8)).products == (3 * 256 * 256 * 255**2,) * 6
 
 
 def test_a_result_can_be_taken_in_between() -> None:
     accumulator = StatisticsAccumulator(4)
-    accumulator.add(np.full((3, 4, 4), 7, np.uint8))
+    accumulator.add([np.full((4, 4), 7, np.uint8)] * 3)
     first = accumulator.result()
-    accumulator.add(np.full((3, 4, 4), 7, np.uint8))
+    accumulator.add([np.full((4, 4), 7, np.uint8)] * 3)
     assert first.num_images == 1
     assert np.all(first.sum_image == 7)
     assert accumulator.result().products == (2 * 16 * 49,) * 6

@@ -3,13 +3,18 @@
 import json
 import os
 import random
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
+import numpy as np
 import pytest
 from PIL import Image
 
 from preprocess.__main__ import main
+from preprocess.sidecar import read_partial, read_sidecar, write_partial, write_sidecar
 from preprocess.store.format import shard_key
 from tests.preprocess.conftest import CLASS_IDS
 
@@ -79,6 +84,40 @@ def test_damage_around_the_shards(store: Path, capsys: pytest.CaptureFixture[str
     partial.write_bytes(content)
     (store / "shards/train-00002.json").unlink()
     assert "expected a sound sidecar train-00002.json" in _problems(store, capsys)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_statistics_that_are_not_those_of_the_pixels(
+    encoding: str, small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "store"
+    options = ["--shorter-side", "32", "--encoding", encoding]
+    assert main(["run", "--source", str(small_folder), "--out", str(path), *options]) == 0
+    assert _verify(path, capsys, "--all")[0] == 0
+    # A consistent store whose sums are another's: as a fault in the program that wrote it would leave it.
+    partial = read_partial(path, "train-00000")
+    sidecar = read_sidecar(path, "train-00000")
+    assert sidecar is not None
+    wrong = replace(partial, sum_image=partial.sum_image + np.uint64(36 * 3))
+    write_sidecar(path, "train-00000", replace(sidecar, statistics_sha256=write_partial(path, "train-00000", wrong)))
+    code, report = _verify(path, capsys, "--all")
+    assert code == 1
+    assert "train-00000.npz: the " in str(report["problems"])
+
+
+@pytest.mark.parametrize(("hard", "opens"), [(4096, True), (400, False)])
+def test_the_limit_of_open_files(hard: int, opens: bool, store: Path) -> None:
+    program = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, {hard}))\n"
+        "from pathlib import Path; from preprocess.store import Store; from preprocess.errors import StoreError\n"
+        f"try:\n    Store(Path({str(store)!r}))\nexcept StoreError as error:\n    print(error)\n"
+        "else:\n    print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    if opens:
+        assert printed == f"({8 + 512}, {hard})\n"
+    else:
+        assert "expected a limit of at least 520 open files, for 8 shards, found 400" in printed
 
 
 @pytest.mark.parametrize(
