@@ -83,6 +83,7 @@ def time_ours(source: Path, out: Path) -> float:
 
 
 def time_plain(source: Path, out: Path) -> float:
+    (out / "shards").mkdir(parents=True)
     return _time_pool(make_shard, _works(source, out))
 
 

@@ -14,7 +14,7 @@ from preprocess.decode import UnusableImageError, decode
 from preprocess.errors import PreprocessError
 from preprocess.resize import centre_square, encode, planes_of
 from preprocess.sidecar import BadImage, Sidecar, file_digest, partial_path, read_sidecar, write_partial, write_sidecar
-from preprocess.sources import ImageList, open_storage
+from preprocess.sources import ImageList, Storage, open_storage
 from preprocess.sources.reading import UnreadableImageError, read_images
 from preprocess.statistics import StatisticsAccumulator
 from preprocess.store.format import FORMAT_VERSION, SHARDS_DIRECTORY, ImageSpec, canonical_json
@@ -95,11 +95,11 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     """Makes one shard, its part of the statistics and its sidecar; does nothing when they are there already.
 
     So a retry after any failure is safe. Raises OSError when the store cannot be written or the source's storage
-    fails, and PreprocessError when this machine's decoders are not the driver's.
+    fails, and PreprocessError when this machine has not what the driver's has.
     """
-    if decoder_versions() != work.decoders:
-        raise PreprocessError(f"{socket.gethostname()}: expected {work.decoders}, found {decoder_versions()}")
     store = Path(work.store)
+    storage = open_storage(work.root)
+    _check_machine(work, store, storage)
     key = work.key()
     finished = read_sidecar(store, work.stem)
     if finished is not None and finished.key == key:
@@ -110,7 +110,6 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     label_counts: Counter[int] = Counter()
     source_bytes = 0
     clock = _Clock()
-    storage = open_storage(work.root)
     try:
         with ShardWriter(store, f"{SHARDS_DIRECTORY}/{work.stem}.lmdb") as writer:
             for entry, content in read_images(storage, work.images):
@@ -155,6 +154,19 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     write_sidecar(store, work.stem, sidecar)
     clock.lap("write")
     return _outcome(work.stem, sidecar, clock.seconds())
+
+
+def _check_machine(work: ShardWork, store: Path, storage: Storage) -> None:
+    """Raises PreprocessError when this machine has not what the driver's has: decoders, store, source."""
+    here = socket.gethostname()
+    if decoder_versions() != work.decoders:
+        raise PreprocessError(f"{here}: expected the driver's {work.decoders}, found {decoder_versions()}")
+    if not (store / SHARDS_DIRECTORY).is_dir():
+        raise PreprocessError(
+            f"{here}: expected the store that the driver began at {store}, found none; share the folder"
+        )
+    if storage.is_local and not storage.is_folder(""):
+        raise PreprocessError(f"{here}: expected the source at {work.root}, found no folder; share it, or give a URL")
 
 
 def _outcome(stem: str, sidecar: Sidecar, seconds: Seconds) -> ShardOutcome:

@@ -88,6 +88,7 @@ def test_any_url_of_fsspec_is_read(layout: str, tmp_path: Path) -> None:
     root = f"/{layout}-{tmp_path.name}"
     memory.put(str(local), root, recursive=True)
     url = f"memory:/{root}"
+    (tmp_path / "store/shards").mkdir(parents=True)
     source = read_source(url, SourceOptions(), map)
     assert source.layout == layout
     for split, images in source.splits.items():

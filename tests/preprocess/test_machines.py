@@ -1,0 +1,102 @@
+"""What a task checks of the machine it finds itself on, and what the driver does with tasks that cannot succeed."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from preprocess.errors import PreprocessError
+from preprocess.job import Cluster
+from preprocess.shard import ShardWork, decoder_versions, make_shard
+from preprocess.sources import SourceOptions, read_source
+from preprocess.store import ImageSpec
+
+
+@pytest.fixture
+def work(small_folder: Path, tmp_path: Path) -> ShardWork:
+    (tmp_path / "store/shards").mkdir(parents=True)
+    return ShardWork(
+        store=str(tmp_path / "store"),
+        root=str(small_folder),
+        split="val",
+        stem="val-00000",
+        images=read_source(str(small_folder), SourceOptions(), map).splits["val"],
+        image=ImageSpec(side=16),
+        max_pixels=10**6,
+        decoders=decoder_versions(),
+    )
+
+
+def test_a_machine_with_other_decoders_is_refused(work: ShardWork) -> None:
+    with pytest.raises(PreprocessError, match="expected the driver's pillow 1, found pillow"):
+        make_shard(replace(work, decoders="pillow 1"))
+
+
+def test_a_machine_that_does_not_share_the_store_is_refused(work: ShardWork, tmp_path: Path) -> None:
+    with pytest.raises(PreprocessError, match="expected the store that the driver began at"):
+        make_shard(replace(work, store=str(tmp_path / "elsewhere")))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_machine_that_does_not_share_the_source_is_refused(work: ShardWork, tmp_path: Path) -> None:
+    with pytest.raises(PreprocessError, match="found no folder; share it, or give a URL"):
+        make_shard(replace(work, root=str(tmp_path / "elsewhere")))
+
+
+def test_a_repeated_task_does_nothing(work: ShardWork) -> None:
+    first = make_shard(work)
+    made = {path: path.stat().st_mtime_ns for path in Path(work.store).rglob("*")}
+    again = make_shard(work)
+    assert (again.num_images, again.size_bytes) == (first.num_images, first.size_bytes)
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def _die(work: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return work
+
+
+def _fail(work: int) -> int:
+    raise ZeroDivisionError(f"a fault of ours: {work}")
+
+
+def _double(work: int) -> int:
+    return 2 * work
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_task_whose_workers_always_die_ends_the_run() -> None:
+    cluster = Cluster(address=None, workers=None, memory_bytes=1 << 20)
+    with pytest.raises(PreprocessError, match="worker died 6 times"):
+        list(cluster.map(_die, [1]))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_our_own_faults_keep_their_traceback() -> None:
+    cluster = Cluster(address=None, workers=None, memory_bytes=1 << 20)
+    with pytest.raises(ZeroDivisionError, match="a fault of ours: 1"):
+        list(cluster.map(_fail, [1]))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_work_is_taken_only_as_there_is_room() -> None:
+    taken = 0
+
+    def work() -> Iterator[int]:
+        nonlocal taken
+        for number in range(1000):
+            taken += 1
+            yield number
+
+    cluster = Cluster(address=None, workers=None, memory_bytes=1 << 20)
+    assert next(cluster.map(_double, work())) >= 0
+    assert 0 < taken <= 2 * cluster.num_cpus
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_task_that_needs_more_memory_than_there_is() -> None:
+    with pytest.raises(PreprocessError, match="--task-memory-bytes: expected a node with"):
+        Cluster(address=None, workers=None, memory_bytes=1 << 50).connect()
