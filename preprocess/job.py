@@ -137,7 +137,8 @@ def _nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive."""
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+    return [node["Resources"] for node in nodes() if node["Alive"]]
 
 
 def _get(reference: Any) -> Any:

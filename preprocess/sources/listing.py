@@ -135,7 +135,7 @@ class ImageListBuilder:
             self._offsets.append(offset)
 
     def build(self) -> ImageList:
-        """The finished list; the builder is empty after."""
+        """The list of what was added. Its columns are the builder's own memory: add nothing after."""
         num_images = len(self)
         if self._access == "file":
             containers = np.broadcast_to(np.int32(-1), (num_images,))
@@ -143,7 +143,7 @@ class ImageListBuilder:
         else:
             containers = np.frombuffer(self._container_indices, np.int32)
             offsets = np.frombuffer(self._offsets, np.int64)
-        built = ImageList(
+        return ImageList(
             access=self._access,
             containers=tuple(self._containers),
             name_bytes=bytes(self._names),
@@ -154,8 +154,6 @@ class ImageListBuilder:
             offsets=offsets,
             group_starts=np.frombuffer(self._group_starts, np.int64) if self._group_starts else None,
         )
-        self.__init__(self._access)  # type: ignore[misc]
-        return built
 
 
 @dataclass(frozen=True, kw_only=True)

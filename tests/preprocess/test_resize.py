@@ -9,7 +9,7 @@ from PIL import Image
 
 from preprocess.decode import decode
 from preprocess.resize import centre_square, encode, planes_of
-from preprocess.store.format import Encoding, ImageSpec
+from preprocess.store.format import Encoding, ImageSpec, Subsampling
 from tests.preprocess.conftest import smooth_pixels
 
 
@@ -70,9 +70,9 @@ def test_raw_holds_the_pixels_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("subsampling", "factors"), [("4:4:4", (1, 1)), ("4:2:2", (2, 1)), ("4:2:0", (2, 2))])
-def test_jpeg_is_as_specified(subsampling: str, factors: tuple[int, int]) -> None:
+def test_jpeg_is_as_specified(subsampling: Subsampling, factors: tuple[int, int]) -> None:
     image = Image.fromarray(smooth_pixels(2, 64, 64))
-    content = encode(image, ImageSpec(side=64, quality=95, subsampling=subsampling))  # type: ignore[arg-type]
+    content = encode(image, ImageSpec(side=64, quality=95, subsampling=subsampling))
     found = Image.open(io.BytesIO(content))
     assert found.layer[0][1:3] == factors  # type: ignore[attr-defined]
     assert len(content) > len(encode(image, ImageSpec(side=64, quality=50, subsampling="4:2:0")))
