@@ -56,8 +56,9 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident_mb(self) -> float:
+        """Resident memory without the mapped store."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        match = re.search(r"VmRSS:\s+(\d+) kB", status)
+        match = re.search(r"RssAnon:\s+(\d+) kB", status)
         assert match is not None
         return int(match[1]) / 1e3
 
@@ -116,7 +117,7 @@ def _slow_down(server: Server, stop: threading.Event) -> None:
 
 def backpressure(store: Path) -> dict[str, Any]:
     """Eight requests of 64 steps are opened, read from once, and left for a minute, while another client reads."""
-    server = Server(store)
+    server = Server(store, "--share-bytes", "0")
     try:
         alone = rate([server.target], 10.0)
         before = server.resident_mb()

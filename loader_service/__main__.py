@@ -64,7 +64,10 @@ def bench_command(config: BenchConfig) -> None:
     print(f"{result.images_per_s:,.0f} images/s, {result.megabytes_per_s:,.0f} MB/s over {result.seconds:.1f} s")
     print(f"first batch after {result.first_batch_s:.3f} s")
     print(f"time between batches: p50 {result.latency_p50_ms:.1f} ms, p99 {result.latency_p99_ms:.1f} ms")
-    print(f"client CPU: {result.client_cpu_s_per_1000_images:.3f} s per 1,000 images")
+    print(
+        f"CPU per 1,000 images: client {result.client_cpu_s_per_1000_images:.3f} s, "
+        f"servers {result.server_cpu_s_per_1000_images:.3f} s"
+    )
 
 
 def preview_command(config: PreviewConfig) -> None:

@@ -24,6 +24,8 @@ class BenchResult:
     latency_p99_ms: float
     client_cpu_s_per_1000_images: float
     """User and system time of this process, spent to receive 1,000 images into batches."""
+    server_cpu_s_per_1000_images: float
+    """User and system time of the replicas, whoever they served meanwhile."""
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -39,6 +41,7 @@ def measure(client: LoaderClient, spec: StreamSpec, *, epoch: int, duration_s: f
         first_batch_s = time.monotonic() - started
         while time.monotonic() - started < warmup_s:
             next(stream)
+        server_cpu_from = client.server_cpu_s()
         measured_from = last = time.monotonic()
         cpu_from = time.process_time()
         while last - measured_from < duration_s:
@@ -49,6 +52,7 @@ def measure(client: LoaderClient, spec: StreamSpec, *, epoch: int, duration_s: f
             images += batch.num_images
             size_bytes += batch.images.nbytes
         cpu_s = time.process_time() - cpu_from
+        server_cpu_s = client.server_cpu_s() - server_cpu_from
     seconds = last - measured_from
     return BenchResult(
         images=images,
@@ -59,4 +63,5 @@ def measure(client: LoaderClient, spec: StreamSpec, *, epoch: int, duration_s: f
         latency_p50_ms=float(np.percentile(intervals, 50)) * 1e3,
         latency_p99_ms=float(np.percentile(intervals, 99)) * 1e3,
         client_cpu_s_per_1000_images=cpu_s / images * 1e3,
+        server_cpu_s_per_1000_images=server_cpu_s / images * 1e3,
     )

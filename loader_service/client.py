@@ -8,6 +8,7 @@ with LoaderClient(["10.0.0.1:7000", "10.0.0.2:7000"]) as client:
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -152,6 +153,14 @@ class LoaderClient:
         )
         self._streams.add(stream)
         return stream
+
+    def server_cpu_s(self) -> float:
+        """User and system time that the replicas which answer have used so far, together."""
+        total = 0.0
+        for replica in self._replicas().values():
+            with replica.connect() as connection, suppress(ServiceUnavailableError):
+                total += connection.describe(_DESCRIBE_TIMEOUT_S).cpu_s
+        return total
 
     def close(self) -> None:
         """Closes the streams that are still open."""

@@ -232,4 +232,5 @@ def _description(response: pb.DescribeResponse) -> Description:
             max_streams_per_identity=response.limits.max_streams_per_identity,
             max_streams=response.limits.max_streams,
         ),
+        cpu_s=response.cpu_seconds,
     )

@@ -1,5 +1,7 @@
 """Checks a StreamBatches request, field by field, and turns it into a StepRange; and a Description into its message."""
 
+import time
+
 from loader_service.errors import InvalidRequestError, MismatchError
 from loader_service.pipeline import Pipeline, StepRange, pipeline_version
 from loader_service.v1 import loader_pb2 as pb
@@ -38,6 +40,7 @@ def describe(pipeline: Pipeline, limits: Limits) -> pb.DescribeResponse:
             max_streams_per_identity=limits.max_streams_per_identity,
             max_streams=limits.max_streams,
         ),
+        cpu_seconds=time.process_time(),
     )
 
 

@@ -115,6 +115,8 @@ class Description:
     eigenvectors: npt.NDArray[np.float64]
     """float64 [3, 3]: column j belongs to eigenvalue j."""
     limits: Limits
+    cpu_s: float
+    """User and system time of the replica's process when it answered."""
 
 
 @dataclass(frozen=True, kw_only=True)

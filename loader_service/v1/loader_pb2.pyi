@@ -39,7 +39,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("fingerprint", "pipeline_version", "splits", "classes", "image_side", "mean_image", "eigenvalues", "eigenvectors", "limits")
+    __slots__ = ("fingerprint", "pipeline_version", "splits", "classes", "image_side", "mean_image", "eigenvalues", "eigenvectors", "limits", "cpu_seconds")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SPLITS_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class DescribeResponse(_message.Message):
     EIGENVALUES_FIELD_NUMBER: _ClassVar[int]
     EIGENVECTORS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     fingerprint: str
     pipeline_version: str
     splits: _containers.RepeatedCompositeFieldContainer[Split]
@@ -58,7 +59,8 @@ class DescribeResponse(_message.Message):
     eigenvalues: _containers.RepeatedScalarFieldContainer[float]
     eigenvectors: _containers.RepeatedScalarFieldContainer[float]
     limits: Limits
-    def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., image_side: _Optional[int] = ..., mean_image: _Optional[bytes] = ..., eigenvalues: _Optional[_Iterable[float]] = ..., eigenvectors: _Optional[_Iterable[float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    cpu_seconds: float
+    def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., image_side: _Optional[int] = ..., mean_image: _Optional[bytes] = ..., eigenvalues: _Optional[_Iterable[float]] = ..., eigenvectors: _Optional[_Iterable[float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., cpu_seconds: _Optional[float] = ...) -> None: ...
 
 class Split(_message.Message):
     __slots__ = ("name", "num_images")

@@ -128,6 +128,13 @@ def test_resumes_in_the_middle_and_crosses_epochs(loader_target: str) -> None:
         np.testing.assert_array_equal(expected.images, found.images)
 
 
+def test_a_name_stands_for_its_addresses(loader_target: str) -> None:
+    port = loader_target.rpartition(":")[2]
+    by_name = read_all(f"dns:localhost:{port}", StreamSpec(batch_size=25))
+    for expected, found in zip(read_all(loader_target, StreamSpec(batch_size=25)), by_name, strict=True):
+        np.testing.assert_array_equal(expected.images, found.images)
+
+
 def test_colour_off_and_other_scale(loader_target: str) -> None:
     plain = read_all(loader_target, StreamSpec(batch_size=50, colour_std=0.0))
     assert not any(batch.colour_shifts.any() for batch in plain)

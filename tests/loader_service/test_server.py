@@ -1,6 +1,8 @@
 """The server's edges: statuses, limits, damage, health."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def channel(loader_target: str) -> Iterator[grpc.Channel]:
 @pytest.fixture
 def stub(channel: grpc.Channel) -> Any:
     """A client generated from the proto alone: none of our client code."""
-    return loader_pb2_grpc.LoaderServiceStub(channel)  # type: ignore[no-untyped-call]
+    return loader_pb2_grpc.LoaderServiceStub(channel)
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ KNOWN_STATUSES = {
 )
 @settings(deadline=None, max_examples=400)
 def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]) -> None:
-    stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)  # type: ignore[no-untyped-call]
+    stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
     fingerprint = stub.Describe(pb.DescribeRequest(), timeout=10).fingerprint
     request = pb.StreamBatchesRequest(fingerprint=fingerprint, pipeline_version=pipeline_version(), **fields)
     try:
@@ -129,6 +131,32 @@ def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]
     except grpc.RpcError as error:
         status = error.code()
     assert status in KNOWN_STATUSES
+
+
+@given(st.binary(max_size=4000))
+@settings(deadline=None, max_examples=50)
+def test_any_bytes_to_the_port(loader_target: str, data: bytes) -> None:
+    """Not gRPC at all, or the beginning of it: the connection is dropped and nothing else happens."""
+    host, _, port = loader_target.rpartition(":")
+    for opening in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(opening + data)
+            connection.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionError):
+                while connection.recv(65536):
+                    pass
+
+
+@given(st.binary(max_size=200))
+@settings(deadline=None, max_examples=100)
+def test_any_bytes_as_a_request(channel: grpc.Channel, data: bytes) -> None:
+    ask = channel.unary_stream("/loader_service.v1.LoaderService/StreamBatches", bytes, bytes)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(ask(data, timeout=20))
+    assert caught.value.code() in {
+        grpc.StatusCode.FAILED_PRECONDITION,  # it happened to be a request, without a fingerprint
+        grpc.StatusCode.INTERNAL,  # gRPC's own word for a message that cannot be parsed
+    }
 
 
 def test_health(channel: grpc.Channel) -> None:
@@ -140,7 +168,7 @@ def test_streams_over_the_limit(tiny_store: Path) -> None:
     """The second stream of a client is refused with a hint, and admitted once the first has ended."""
     limits = replace(LIMITS, max_streams_per_identity=1, message_bytes=1)
     with serving(tiny_store, limits=limits) as target, grpc.insecure_channel(target) as channel:
-        stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
         with Store(tiny_store) as store:
             request = pb.StreamBatchesRequest(
                 fingerprint=store.fingerprint,
