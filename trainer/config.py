@@ -7,10 +7,11 @@ from typing import Literal
 
 from commandline import option
 from loader_service.client import ClientOptions
+from loader_service.config import is_loopback
 from loader_service.replica import Security
 from loader_service.wire import StreamSpec, View
 from trainer.architecture import Ablation, resolve
-from trainer.recipes import Columns, Plateau, Recipe, RecipeName, recipe_named
+from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
 from trainer.recipes.recipe import Activation, Init
 from trainer.schedule import with_drops, with_epochs, with_rate
 
@@ -139,6 +140,12 @@ class TrainConfig(ServiceConfig):
     keep: int = field(default=3, metadata=option("checkpoints to keep besides the best"))
     log_steps: int = field(default=20, metadata=option("steps between points of the metrics"))
     tensorboard: bool = field(default=True, metadata=option("also write TensorBoard events"))
+    metrics_listen: str | None = field(
+        default=None, metadata=option("serve Prometheus metrics at http://HOST:PORT/metrics", metavar="HOST:PORT")
+    )
+    metrics_insecure: bool = field(
+        default=False, metadata=option("serve metrics in clear text on an address that is not loopback")
+    )
     threads: int | None = field(default=None, metadata=option("CPU threads of torch (default: torch's choice)"))
     describe: bool = field(default=False, metadata=option("print the network's layers and sizes, and stop"))
     num_classes: int | None = field(
@@ -156,6 +163,15 @@ class TrainConfig(ServiceConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
+        if self.metrics_listen is not None:
+            host, _, port = self.metrics_listen.rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"--metrics-listen: expected HOST:PORT, found {self.metrics_listen!r}")
+            if not is_loopback(self.metrics_listen) and not self.metrics_insecure:
+                raise ValueError(
+                    f"--metrics-listen {self.metrics_listen}: expected a loopback address, or --metrics-insecure to "
+                    "show metrics to whoever can connect"
+                )
         if self.lr is not None and self.lr <= 0:
             raise ValueError(f"--lr: expected more than 0, found {self.lr}")
         if list(self.lr_drops) != sorted(set(self.lr_drops)):
@@ -210,11 +226,6 @@ class TrainConfig(ServiceConfig):
             colour_std=colour_std,
             colour_scale=self.resolved_recipe.colour_scale,
         )
-
-    @property
-    def needs_validation(self) -> bool:
-        """Whether the schedule follows the validation error."""
-        return isinstance(self.resolved_recipe.schedule, Plateau)
 
 
 @dataclass(frozen=True, kw_only=True)

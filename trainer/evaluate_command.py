@@ -7,7 +7,7 @@ import torch
 
 from loader_service.client import LoaderClient
 from trainer.config import EvaluateConfig
-from trainer.errors import CheckpointError, DeviceError, TrainerError
+from trainer.errors import CheckpointError, TrainerError
 from trainer.evaluate import Crops, Evaluation, evaluate
 from trainer.inputs import Centring
 from trainer.ranks import Ranks, devices_of_rank
@@ -18,10 +18,7 @@ WORST_CONFUSIONS = 10
 
 def run_evaluate(config: EvaluateConfig) -> int:
     """Runs ``evaluate`` and prints its results."""
-    try:
-        devices = devices_of_rank(config.devices, 0)
-    except ValueError as error:
-        raise DeviceError(str(error)) from None
+    devices = devices_of_rank(config.devices, 0)
     loaded = [load_network(path, devices) for path in config.checkpoint]
     wanted: tuple[Crops, ...] = ("centre", "ten") if config.crops == "both" else (config.crops,)
     with LoaderClient(config.target, config.client_options) as client:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.columns import BatchSlice
+from trainer.errors import DeviceError
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others in one sum before it gives up."""
@@ -94,7 +95,7 @@ def devices_of_rank(names: Sequence[str], rank_on_machine: int, num_columns: int
 
     ``names`` lists the machine's devices: rank r takes the r-th pair. A single pair of CPUs serves every rank. Empty
     means automatic: the r-th pair of GPUs, or one GPU twice where there is one, or ``cpu,cpu``.
-    Raises ValueError for a device that does not exist or a list that does not reach.
+    Raises DeviceError for a device that does not exist or a list that does not reach.
     """
     num_gpus = torch.cuda.device_count()
     if not names:
@@ -109,7 +110,7 @@ def devices_of_rank(names: Sequence[str], rank_on_machine: int, num_columns: int
     pairs = [names[begin : begin + 2] for begin in range(0, len(names) - 1, 2)]
     place = 0 if len(pairs) == 1 and set(names) == {"cpu"} else rank_on_machine
     if place >= len(pairs):
-        raise ValueError(
+        raise DeviceError(
             f"devices: rank {rank_on_machine} on this machine needs devices {2 * place} and {2 * place + 1} of the "
             f"list, found {len(names)}: {','.join(names)}"
         )
@@ -120,10 +121,10 @@ def _checked(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"devices: expected names such as cpu or cuda:0, found {name!r}") from None
+        raise DeviceError(f"devices: expected names such as cpu or cuda:0, found {name!r}") from None
     if device.type == "cuda":
         index = device.index or 0
         if index >= torch.cuda.device_count():
-            raise ValueError(f"devices: {name} does not exist; this machine has {torch.cuda.device_count()} GPUs")
+            raise DeviceError(f"devices: {name} does not exist; this machine has {torch.cuda.device_count()} GPUs")
         return torch.device("cuda", index)
     return device

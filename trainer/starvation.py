@@ -12,8 +12,8 @@ SAY_AGAIN_S = 60.0
 class StarvationWatch:
     """Looks at each interval's data-wait; speaks when two intervals in a row starve, at most once a minute."""
 
-    def __init__(self, batch_size: int, num_targets: int) -> None:
-        self._batch_size, self._num_targets = batch_size, num_targets
+    def __init__(self, num_targets: int) -> None:
+        self._num_targets = num_targets
         self._in_a_row = 0
         self._said_at: float | None = None
 

@@ -65,7 +65,7 @@ def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     def both() -> tuple[Tensor, Tensor]:
         x = a.clone().requires_grad_()
         b = cross_map_norm(x, PAPER.lrn)
-        b.backward(gradient)  # type: ignore[no-untyped-call]
+        b.backward(gradient)
         assert x.grad is not None
         return b, x.grad
 
@@ -88,7 +88,7 @@ def test_small_floats_are_computed_in_float32(dtype: torch.dtype) -> None:
     b = cross_map_norm(a, PAPER.lrn)
     expected = looped_cross_map(a.detach().float(), PAPER.lrn)
     torch.testing.assert_close(b.float(), expected, rtol=1e-2, atol=0)
-    b.sum().backward()  # type: ignore[no-untyped-call]
+    b.sum().backward()
     assert a.grad is not None
     assert a.grad.isfinite().all()
 

@@ -15,6 +15,7 @@ from loader_service.wire import StreamSpec
 from tests.processes import free_port
 from tests.trainer.runs import train, train_command, wait_for_checkpoint
 from trainer import checkpoint
+from trainer.errors import DeviceError
 from trainer.evaluate import shares
 from trainer.metrics import read_points
 from trainer.ranks import Ranks, devices_of_rank
@@ -100,5 +101,5 @@ def test_devices_by_rank() -> None:
     assert devices_of_rank(("cpu", "cpu"), 5) == (cpu, cpu)
     assert devices_of_rank(("cpu",), 0) == (cpu, cpu)
     assert devices_of_rank(("cpu", "cpu"), 0, num_columns=1) == (cpu,)
-    with pytest.raises(ValueError, match="rank 2 on this machine needs devices 4 and 5 of the list, found 4"):
+    with pytest.raises(DeviceError, match="rank 2 on this machine needs devices 4 and 5 of the list, found 4"):
         devices_of_rank(("cpu",) * 4, 2)
