@@ -16,9 +16,10 @@ from weakref import WeakSet
 
 import numpy as np
 
+from loader_service.assembly import Allocate
 from loader_service.errors import InvalidRequestError, LoaderError, MismatchError, ServiceUnavailableError
 from loader_service.replica import Replica, Security, resolve
-from loader_service.stream import Allocate, BatchStream
+from loader_service.stream import BatchStream
 from loader_service.wire import Description, StreamSpec
 
 _DESCRIBE_TIMEOUT_S = 5.0

@@ -5,12 +5,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 
+from loader_service.assembly import Allocate, Assembly, request_for
 from loader_service.errors import (
     AccessError,
     DataLossError,
@@ -22,26 +21,12 @@ from loader_service.errors import (
 )
 from loader_service.leases import Lease, LeaseBook
 from loader_service.replica import Connection, MessageCall, Replica
-from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import Batch, Description, Part, StreamSpec, unpack_part
-
-Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
 
 _PROBE_TIMEOUT_S = 2.0
 _FIRST_BACKOFF_S = 0.05
 _MAX_BACKOFF_S = 1.0
 _IDLE_WAIT_S = 0.05
-_VIEWS = {
-    "train": pb.VIEW_TRAIN,
-    "centre": pb.VIEW_CENTRE,
-    "ten_crop": pb.VIEW_TEN_CROP,
-    "full": pb.VIEW_FULL,
-}
-_COLOUR_SCALES = {
-    "sqrt_eigenvalue": pb.COLOUR_SCALE_SQRT_EIGENVALUE,
-    "unit_eigenvalue": pb.COLOUR_SCALE_UNIT_EIGENVALUE,
-}
-_PIXEL_FORMATS = {"uint8": pb.PIXEL_FORMAT_UINT8, "float32": pb.PIXEL_FORMAT_FLOAT32}
 
 
 class BatchStream(Iterator[Batch]):
@@ -258,13 +243,21 @@ class BatchStream(Iterator[Batch]):
         epoch, first_step = self._book.locate(lease.begin)
         activity: _Activity | None = None
         try:
-            call = connection.stream_batches(self._request(epoch, first_step, lease))
+            call = connection.stream_batches(
+                request_for(
+                    self._spec,
+                    self._description,
+                    epoch=self._first_epoch + epoch,
+                    first_step=first_step,
+                    last_step=first_step + lease.end - lease.begin,
+                )
+            )
             activity = _Activity(call)
             with self._changed:
                 self._active[lease] = activity
                 if self._closed:
                     call.cancel()
-            assembly = _Assembly(self._allocate)
+            assembly = Assembly(self._allocate)
             position = lease.begin
             for message in call:
                 activity.heard_at = time.monotonic()
@@ -313,28 +306,6 @@ class BatchStream(Iterator[Batch]):
         except ValueError as error:
             raise ServiceUnavailableError(f"{connection.target}: sent a malformed batch: {error}") from None
 
-    def _request(self, epoch: int, first_step: int, lease: Lease) -> pb.StreamBatchesRequest:
-        spec = self._spec
-        begin, end = spec.slice
-        return pb.StreamBatchesRequest(
-            fingerprint=self._description.fingerprint,
-            pipeline_version=self._description.pipeline_version,
-            split=spec.split,
-            view=_VIEWS[spec.view],
-            crop_size=spec.crop_size or 0,
-            shuffle=spec.shuffle,
-            seed=spec.seed,
-            epoch=self._first_epoch + epoch,
-            batch_size=spec.batch_size,
-            first_step=first_step,
-            last_step=first_step + lease.end - lease.begin,
-            slice_begin=begin,
-            slice_end=end,
-            colour_std=spec.colour_std,
-            colour_scale=_COLOUR_SCALES[spec.colour_scale],
-            pixel_format=_PIXEL_FORMATS[spec.pixel_format],
-        )
-
 
 class _Activity:
     """A call under way, when it was last heard from, and whether it was given up."""
@@ -347,41 +318,3 @@ class _Activity:
 
 def activity_stalled(activity: _Activity | None) -> bool:
     return activity is not None and activity.is_stalled
-
-
-class _Assembly:
-    """Puts the parts of one step together, in the arrays that the batch will own."""
-
-    def __init__(self, allocate: Allocate) -> None:
-        self._allocate = allocate
-        self._filled = 0
-
-    def add(self, part: Part) -> Batch | None:
-        """The batch, when ``part`` completes it. Raises ServiceUnavailableError for a part out of turn."""
-        if part.offset != self._filled:
-            raise ServiceUnavailableError(f"expected the part at {self._filled}, found the one at {part.offset}")
-        if part.offset == 0:
-            num_crops, *image_shape = part.images.shape[1:]
-            crops = [num_crops] if num_crops > 1 else []
-            size = part.slice_size
-            self._images = self._allocate((size, *crops, *image_shape), part.images.dtype)
-            self._labels = np.empty(size, np.int64)
-            self._indices = np.empty(size, np.int64)
-            self._shifts = np.empty((size, 3), np.float32)
-        end = part.offset + len(part.labels)
-        self._images[part.offset : end] = part.images.reshape(-1, *self._images.shape[1:])
-        self._labels[part.offset : end] = part.labels
-        self._indices[part.offset : end] = part.indices
-        self._shifts[part.offset : end] = part.colour_shifts
-        self._filled = end
-        if end < part.slice_size:
-            return None
-        self._filled = 0
-        return Batch(
-            epoch=part.epoch,
-            step=part.step,
-            images=self._images,
-            labels=self._labels,
-            indices=self._indices,
-            colour_shifts=self._shifts,
-        )

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,22 @@ def test_the_only_replica_dies_and_comes_back(store: Path, undisturbed: str) -> 
         assert digest_of([replicas[0].target], disturb={10: replace, 40: replace}) == undisturbed
     finally:
         replicas[0].end()
+
+
+def test_two_trainers_make_the_stream_of_one(store: Path, undisturbed: str) -> None:
+    """Rank 0 and rank 1 of a world of two, over three replicas of which one is killed."""
+    digest = StreamDigest()
+    with loader_processes(store, 3) as replicas:
+        targets = [replica.target for replica in replicas]
+        specs = [replace(SPEC, rank=rank, world_size=2) for rank in range(2)]
+        with LoaderClient(targets, OPTIONS) as left, LoaderClient(targets, OPTIONS) as right:
+            with left.stream(specs[0], epoch=3) as a, right.stream(specs[1], epoch=3) as b:
+                for number, halves in enumerate(zip(a, b, strict=True)):
+                    for half in halves:
+                        digest.add(half)
+                    if number == 20:
+                        replicas[2].send(signal.SIGKILL)
+    assert digest.hexdigest() == undisturbed
 
 
 def test_none_left(store: Path) -> None:

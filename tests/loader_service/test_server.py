@@ -120,7 +120,7 @@ KNOWN_STATUSES = {
         }
     )
 )
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=2000)
 def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]) -> None:
     stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
     fingerprint = stub.Describe(pb.DescribeRequest(), timeout=10).fingerprint

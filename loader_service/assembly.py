@@ -1,0 +1,88 @@
+"""One request of a stream, and the parts of its answer put together into batches: no threads, no connections."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loader_service.errors import ServiceUnavailableError
+from loader_service.v1 import loader_pb2 as pb
+from loader_service.wire import Batch, Description, Part, StreamSpec
+
+Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
+
+_VIEWS = {
+    "train": pb.VIEW_TRAIN,
+    "centre": pb.VIEW_CENTRE,
+    "ten_crop": pb.VIEW_TEN_CROP,
+    "full": pb.VIEW_FULL,
+}
+_COLOUR_SCALES = {
+    "sqrt_eigenvalue": pb.COLOUR_SCALE_SQRT_EIGENVALUE,
+    "unit_eigenvalue": pb.COLOUR_SCALE_UNIT_EIGENVALUE,
+}
+_PIXEL_FORMATS = {"uint8": pb.PIXEL_FORMAT_UINT8, "float32": pb.PIXEL_FORMAT_FLOAT32}
+
+
+def request_for(
+    spec: StreamSpec, description: Description, *, epoch: int, first_step: int, last_step: int
+) -> pb.StreamBatchesRequest:
+    """The request for steps [first_step, last_step) of ``epoch``."""
+    begin, end = spec.slice
+    return pb.StreamBatchesRequest(
+        fingerprint=description.fingerprint,
+        pipeline_version=description.pipeline_version,
+        split=spec.split,
+        view=_VIEWS[spec.view],
+        crop_size=spec.crop_size or 0,
+        shuffle=spec.shuffle,
+        seed=spec.seed,
+        epoch=epoch,
+        batch_size=spec.batch_size,
+        first_step=first_step,
+        last_step=last_step,
+        slice_begin=begin,
+        slice_end=end,
+        colour_std=spec.colour_std,
+        colour_scale=_COLOUR_SCALES[spec.colour_scale],
+        pixel_format=_PIXEL_FORMATS[spec.pixel_format],
+    )
+
+
+class Assembly:
+    """Puts the parts of one step together, in the arrays that the batch will own."""
+
+    def __init__(self, allocate: Allocate) -> None:
+        self._allocate = allocate
+        self._filled = 0
+
+    def add(self, part: Part) -> Batch | None:
+        """The batch, when ``part`` completes it. Raises ServiceUnavailableError for a part out of turn."""
+        if part.offset != self._filled:
+            raise ServiceUnavailableError(f"expected the part at {self._filled}, found the one at {part.offset}")
+        if part.offset == 0:
+            num_crops, *image_shape = part.images.shape[1:]
+            crops = [num_crops] if num_crops > 1 else []
+            size = part.slice_size
+            self._images = self._allocate((size, *crops, *image_shape), part.images.dtype)
+            self._labels = np.empty(size, np.int64)
+            self._indices = np.empty(size, np.int64)
+            self._shifts = np.empty((size, 3), np.float32)
+        end = part.offset + len(part.labels)
+        self._images[part.offset : end] = part.images.reshape(-1, *self._images.shape[1:])
+        self._labels[part.offset : end] = part.labels
+        self._indices[part.offset : end] = part.indices
+        self._shifts[part.offset : end] = part.colour_shifts
+        self._filled = end
+        if end < part.slice_size:
+            return None
+        self._filled = 0
+        return Batch(
+            epoch=part.epoch,
+            step=part.step,
+            images=self._images,
+            labels=self._labels,
+            indices=self._indices,
+            colour_shifts=self._shifts,
+        )
