@@ -1,11 +1,13 @@
 """Averages between two points of the metrics: loss, errors, images a second, and the share of time without data."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
 
 from commandline import Progress
 from trainer.errors import DivergedError
+from trainer.exporter import Exporter
 from trainer.feed import DeviceBatch, Feed
 from trainer.metrics import MetricsWriter, TrainPoint
 from trainer.ranks import Ranks
@@ -25,10 +27,11 @@ class Interval:
         end_epoch: int,
         progress: Progress,
         metrics: MetricsWriter | None,
+        exporter: Exporter | None,
     ) -> None:
         self._state, self._ranks = state, ranks
         self._batch_size, self._end_epoch = batch_size, end_epoch
-        self._progress, self._metrics = progress, metrics
+        self._progress, self._metrics, self._exporter = progress, metrics, exporter
         self.restart()
 
     def restart(self) -> None:
@@ -41,7 +44,8 @@ class Interval:
         """Yields the feed's batches, adding up the time spent waiting for them."""
         while True:
             began = time.monotonic()
-            batch = next(feed, None)
+            with self._exporter.waiting() if self._exporter is not None else contextlib.nullcontext():
+                batch = next(feed, None)
             self._wait_s += time.monotonic() - began
             if batch is None:
                 return
@@ -73,6 +77,8 @@ class Interval:
             )
         if self._metrics is not None:
             self._metrics.write(point)
+        if self._exporter is not None:
+            self._exporter.show(point, count)
         note = (
             f"epoch {point.epoch + 1}/{self._end_epoch} loss {point.loss:.3f} "
             f"top-1 err {100 * point.top1_error:.1f}% top-5 err {100 * point.top5_error:.1f}% "

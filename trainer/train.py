@@ -17,6 +17,7 @@ from trainer.config import TrainConfig
 from trainer.describe import describe_architecture, describe_run
 from trainer.errors import DeviceError, DivergedError, TrainerError
 from trainer.evaluate import Evaluation, evaluate
+from trainer.exporter import Exporter
 from trainer.feed import DeviceBatch, Feed, allocator
 from trainer.identity import identity_of
 from trainer.inputs import Centring
@@ -88,6 +89,7 @@ class Run:
         identity = identity_of(config, self.plan, self.description)
         self.keeper = Keeper(config, self.run_dir, identity, self.plan, self.state, ranks)
         self.metrics: MetricsWriter | None = None
+        self.exporter: Exporter | None = None
 
     def go(self) -> int:
         """Trains from the start or the checkpoint to the end of the schedule."""
@@ -101,6 +103,8 @@ class Run:
                     self.run_dir, from_step=self.state.global_step, tensorboard=self.config.tensorboard
                 )
                 self.metrics = stack.enter_context(writer)
+                if self.config.metrics_listen is not None:
+                    self.exporter = stack.enter_context(Exporter(self.config.metrics_listen))
             epoch_images = self.steps_per_epoch * self.config.batch_size
             progress = stack.enter_context(
                 Progress(
@@ -162,6 +166,7 @@ class Run:
                 end_epoch=self.recipe.schedule.end_epoch,
                 progress=progress,
                 metrics=self.metrics,
+                exporter=self.exporter,
             )
             for batch in interval.timed(feed):
                 assert (batch.epoch, batch.step) == (state.epoch, state.step), "the stream lost its place"

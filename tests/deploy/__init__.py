@@ -1,0 +1,1 @@
+"""Tests of deploy/ and scripts/cluster."""
