@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from commandline import Command, run_program
 from loader_service.errors import LoaderError
-from trainer.config import EvaluateConfig, TrainConfig
+from trainer.config import EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from trainer.errors import TrainerError
 
 
@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "Start it with torchrun to use more than two devices.",
             ),
             Command("evaluate", EvaluateConfig, _evaluate, "error rates of a network, centre and ten crops"),
+            Command("predict", PredictConfig, _predict, "what a network makes of picture files"),
+            Command("report", ReportConfig, _report, "one HTML file about a run: curves, filters, examples"),
+            Command("export", ExportConfig, _export, "a network's weights as a safetensors file"),
         ],
         argv,
         user_errors=(LoaderError, TrainerError),
@@ -46,6 +49,24 @@ def _evaluate(config: EvaluateConfig) -> int:
     from trainer.evaluate_command import run_evaluate
 
     return run_evaluate(config)
+
+
+def _predict(config: PredictConfig) -> int:
+    from trainer.predict import run_predict
+
+    return run_predict(config)
+
+
+def _report(config: ReportConfig) -> int:
+    from trainer.report import run_report
+
+    return run_report(config)
+
+
+def _export(config: ExportConfig) -> int:
+    from trainer.safetensors_export import run_export
+
+    return run_export(config)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,22 @@ def error_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> st
     )
 
 
+def speed_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str:
+    """Images a second over the epochs of a run, and what the devices could have taken without waiting for data."""
+    position = _epoch_position(train, epochs)
+    return line_chart(
+        "Images a second",
+        "epoch",
+        [
+            Line(name="trained", points=[(position(p.global_step), p.images_per_s) for p in train]),
+            Line(
+                name="without waiting for data",
+                points=[(position(p.global_step), p.images_per_s / max(1 - p.data_wait, 0.01)) for p in train],
+            ),
+        ],
+    )
+
+
 def rate_marks(epochs: Sequence[EpochPoint]) -> list[tuple[float, str]]:
     """Where the learning rate changed: (epoch, ``lr 0.001``)."""
     pairs = itertools.pairwise(epochs)

@@ -251,3 +251,38 @@ class EvaluateConfig(ServiceConfig):
             raise ValueError("--checkpoint: expected at least one file or run folder, found none")
         if self.batch_size < 1:
             raise ValueError(f"--batch-size: expected at least 1, found {self.batch_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(ServiceConfig):
+    """Options of ``report``."""
+
+    run_dir: Path = field(metadata=option("the run's folder", positional=True))
+    out: Path | None = field(default=None, metadata=option("file to write (default: report.html in the run's folder)"))
+    devices: tuple[str, ...] = field(default=(), metadata=option("the two columns' devices", metavar="DEVICE,DEVICE"))
+    split: str = field(default="val", metadata=option("split of the example images"))
+    train_split: str = field(default="train", metadata=option("split in which their neighbours are sought"))
+    neighbours_among: int = field(default=2000, metadata=option("training images that are searched for neighbours"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Options of ``predict``."""
+
+    images: tuple[Path, ...] = field(metadata=option("picture files", positional=True, metavar="IMAGE"))
+    checkpoint: Path = field(metadata=option("checkpoint file or run folder (its best)"))
+    devices: tuple[str, ...] = field(default=(), metadata=option("the two columns' devices", metavar="DEVICE,DEVICE"))
+    top: int = field(default=5, metadata=option("classes to print"))
+    json: bool = field(default=False, metadata=option("print the result as JSON"))
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ValueError(f"--top: expected at least 1, found {self.top}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Options of ``export``."""
+
+    checkpoint: Path = field(metadata=option("checkpoint file or run folder (its best)"))
+    out: Path = field(metadata=option("safetensors file to write"))
