@@ -1,6 +1,7 @@
 """The gRPC server: translates requests and errors, admits streams within limits, drains. Computes nothing."""
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,6 +88,7 @@ class LoaderServer:
             from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
 
             enable_server_reflection((SERVICE, health.SERVICE_NAME, SERVICE_NAME), self._server)
+        _check_address(address)
         try:
             if credentials is None:
                 self.port = self._server.add_insecure_port(address)
@@ -185,6 +187,21 @@ class LoaderServer:
 
     def _count_refusal(self) -> None:
         self._metrics.errors.labels(grpc.StatusCode.UNAUTHENTICATED.name).inc()
+
+
+def _check_address(address: str) -> None:
+    """Raises ServiceUnavailableError when ``host:port`` cannot be listened on: gRPC would say so in lines of its own,
+    and not why."""
+    if address.startswith("unix:"):
+        return
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
+    except (OSError, OverflowError) as error:
+        raise ServiceUnavailableError(f"{address}: cannot listen there: {error}") from None
 
 
 class _Admission:

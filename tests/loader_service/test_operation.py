@@ -121,6 +121,13 @@ def test_several_clients_of_one_stream_share_the_work(tmp_path: Path) -> None:
     assert made < sent / 2, f"{made} messages were made for {sent} sent"
 
 
+def test_a_taken_port(tiny_store: Path, loader_target: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--store", str(tiny_store), "--listen", loader_target]) == 1
+    stderr = capfd.readouterr().err
+    assert f"{loader_target}: cannot listen there" in stderr
+    assert len(stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["digest", "bench", "preview", "healthcheck"])
 def test_unreachable_target(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     target = f"127.0.0.1:{free_port()}"
