@@ -16,7 +16,7 @@ from PIL import Image
 from preprocess.__main__ import main
 from preprocess.sidecar import read_partial, read_sidecar, write_partial, write_sidecar
 from preprocess.store.format import shard_key
-from tests.preprocess.conftest import CLASS_IDS
+from tests.preprocess.conftest import CLASS_IDS, store_files
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -62,6 +62,16 @@ def test_a_flipped_bit_in_an_image_names_shard_and_key(store: Path, capsys: pyte
     problems = _problems(store, capsys)
     assert "train-00003.lmdb: key 4: expected checksum" in problems
     assert problems.count("lmdb") == 1
+
+
+def test_a_damaged_shard_is_made_again(store: Path, small_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = store_files(store)
+    _flip_bit(store / "shards/train-00003.lmdb", 20_000)
+    assert _verify(store, capsys)[0] == 1
+    (store / "shards/train-00003.json").unlink()
+    options = ["--shorter-side", "64", "--images-per-shard", "6"]
+    assert main(["run", "--source", str(small_folder), "--out", str(store), *options]) == 0
+    assert store_files(store) == before
 
 
 def test_any_flipped_bit_is_found(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
