@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from commandline import option
-from preprocess.decode import DEFAULT_MAX_PIXELS
+from preprocess.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from preprocess.sources import Layout, SourceOptions
 from preprocess.store.format import Encoding, ImageSpec, Subsampling
 
@@ -64,7 +64,8 @@ class RunConfig:
             )
         _at_least("images-per-shard", self.images_per_shard, 1)
         _at_least("max-bad-images", self.max_bad_images, 0)
-        _at_least("max-pixels", self.max_pixels, 1)
+        if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
+            raise ValueError(f"--max-pixels: expected 1 to {LARGEST_MAX_PIXELS:,}, found {self.max_pixels:,}")
         _at_least("shuffle-seed", self.shuffle_seed, 0)
         _at_least("task-memory-bytes", self.task_memory_bytes, 1)
         if self.workers is not None:

@@ -33,25 +33,32 @@ def run(config: RunConfig) -> int:
         source = read_source(config.source, config.source_options, cluster.map, layout=config.layout)
         write_line(f"{config.source}: {source.describe()}")
         shards = plan_shards(source, images_per_shard=config.images_per_shard, seed=config.shuffle_seed)
-        begin_or_resume(config.out, _terms(config, source))
-        finished = _finished_shards(config, source, shards)
-        if len(finished) == len(shards) and is_complete(config.out):
-            return _report_complete(config)
-        started = time.monotonic()
-        outcomes: list[ShardOutcome] = []
-        num_workers = 0
-        if len(finished) < len(shards):
-            num_workers = cluster.num_cpus
-            started = time.monotonic()
-            try:
-                with full_disk_as_error(config.out):
-                    outcomes = _make_shards(config, source, shards, finished, cluster)
-            finally:
-                remove_temporary_files(config.out)
-        elapsed_s = time.monotonic() - started
-        report = _finish_store(config, source, shards, finished, outcomes, elapsed_s, num_workers)
+        with full_disk_as_error(config.out):
+            begin_or_resume(config.out, _terms(config, source))
+            finished = _finished_shards(config, source, shards)
+            if len(finished) == len(shards) and is_complete(config.out):
+                return _report_complete(config)
+            report = _complete(config, source, shards, finished, cluster)
     print(json.dumps(asdict(report), indent=1) if config.json else "\n".join(report.lines()))
     return 0
+
+
+def _complete(
+    config: RunConfig,
+    source: Source,
+    shards: Sequence[PlannedShard],
+    finished: dict[str, Sidecar],
+    cluster: Cluster,
+) -> RunReport:
+    """Makes the missing shards and the manifest; leaves nothing half-written, however it ends."""
+    num_workers = cluster.num_cpus if len(finished) < len(shards) else 0
+    started = time.monotonic()
+    try:
+        outcomes = _make_shards(config, source, shards, finished, cluster) if num_workers else []
+    finally:
+        remove_temporary_files(config.out)
+    elapsed_s = time.monotonic() - started
+    return _finish_store(config, source, shards, finished, outcomes, elapsed_s, num_workers)
 
 
 def _report_complete(config: RunConfig) -> int:
