@@ -9,8 +9,8 @@ from pathlib import Path
 
 from trainer.metrics import EpochPoint, TrainPoint, read_points
 
-WIDTH, HEIGHT = 720, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 40, 44
+WIDTH, HEIGHT = 520, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 40, 44
 COLOURS = ("#2563a8", "#c2572b", "#3a7d44", "#7a4fa3")
 
 
@@ -56,7 +56,8 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequen
         parts.append(
             f'<line x1="{across}" x2="{across}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}" stroke="#999" '
             f'stroke-dasharray="3 3"/>'
-            f'<text x="{across + 3}" y="{_TOP + 10}" fill="#777" font-size="10">{escape(text)}</text>'
+            f'<text x="{across - 3}" y="{_TOP + 10}" text-anchor="end" fill="#777" '
+            f'font-size="10">{escape(text)}</text>'
         )
     across = float(WIDTH - _RIGHT)
     for line, colour in reversed(list(zip(lines, COLOURS, strict=False))):
@@ -65,7 +66,7 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequen
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         if len(points) == 1:
             parts.append(f'<circle cx="{points[0][0]}" cy="{points[0][1]}" r="3" fill="{colour}"/>')
-        # The legend runs leftwards along the title's line; 6.4 px is the mean width of a 12 px letter.
+        # The legend runs leftwards along the title's line; 6.4 px is more than the mean width of a 12 px letter.
         parts.append(f'<text x="{across}" y="20" text-anchor="end" fill="{colour}">{escape(line.name)}</text>')
         across -= 6.4 * len(line.name) + 18
     parts.append("</svg>")

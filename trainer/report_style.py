@@ -15,6 +15,7 @@ header p { color: var(--soft); margin: 0 0 1rem; }
 .tile span { color: var(--soft); font-size: .82rem; line-height: 1.3; display: block; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 .charts svg { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px; }
+section > .charts > :only-child { max-width: 36rem; }
 figure { margin: 0; }
 figcaption, small { color: var(--soft); font-size: .82rem; }
 .filters { width: 100%; image-rendering: pixelated; display: block; }
