@@ -82,10 +82,8 @@ def evaluate(
         drop_last=False,
     )
     for spec, first_step in shares(whole, client.describe().splits[split], ranks):
-        with (
-            client.stream(spec, step=first_step, allocate=allocator(devices)) as stream,
-            Feed(stream, devices) as feed,
-        ):
+        stream = client.stream(spec, step=first_step, allocate=allocator(devices))
+        with Feed(stream, devices, close_source=stream.close) as feed:
             for batch in feed:
                 probabilities = class_probabilities(networks, centring, batch).cpu()
                 labels = batch.labels.cpu()

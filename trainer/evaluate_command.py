@@ -26,7 +26,7 @@ def run_evaluate(config: EvaluateConfig) -> int:
         if description.splits.get(config.split, 0) < 1:
             raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
         _refuse_different(loaded, description.classes)
-        centring = Centring(loaded[0].plan.mean_image, loaded[0].plan.crop, devices)
+        centring = Centring(loaded[0].plan.mean_image, loaded[0].plan.crop, devices, channels_last=True)
         results = [
             evaluate(
                 [each.network for each in loaded],

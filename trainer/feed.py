@@ -16,6 +16,8 @@ from loader_service.wire import Batch
 
 POLL_S = 0.2
 """How often a waiting step looks whether it should stop."""
+JOIN_TIMEOUT_S = 5.0
+"""How long closing waits for a source that does not end; its thread then ends with the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,8 @@ class Feed:
     """Iterates over ``batches`` as :class:`DeviceBatch`, keeping up to ``depth`` of them ready. Owns its thread.
 
     ``batches`` is iterated in the thread alone. An exception there is raised from ``next()``. ``interrupted`` is
-    asked while a step waits; when it says True, iteration ends early.
+    asked while a step waits; when it says True, iteration ends early. Closing the feed calls ``close_source``, which
+    should end a wait inside ``batches``.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class Feed:
         *,
         depth: int = 2,
         interrupted: Callable[[], bool] = lambda: False,
+        close_source: Callable[[], None] = lambda: None,
     ) -> None:
+        self._close_source = close_source
         self._batches = batches
         self._devices = list(dict.fromkeys(devices))
         self._first = devices[0]
@@ -119,12 +124,13 @@ class Feed:
         return item.batch
 
     def close(self) -> None:
-        """Stops receiving and joins the thread. The stream behind ``batches`` must be closed first or by itself end."""
+        """Stops receiving, closes the source and joins the thread."""
         self._closing.set()
+        self._close_source()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._ready.get_nowait()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=JOIN_TIMEOUT_S)
 
     def _receive(self) -> None:
         previous: _Copied | None = None

@@ -48,7 +48,7 @@ def collect(
 ) -> list[Exhibit]:
     """Eight images of ``split`` (always the same ones), their neighbours among ``num_searched`` training images."""
     splits = client.describe().splits
-    centring = Centring(loaded.plan.mean_image, loaded.plan.crop, loaded.network.devices)
+    centring = Centring(loaded.plan.mean_image, loaded.plan.crop, loaded.network.devices, channels_last=True)
     wanted = min(NUM_IMAGES, splits[split])
     [batch] = _batches(loaded, client, split, wanted, 1)
     features, pixels = _features(loaded, centring, batch)
@@ -87,7 +87,8 @@ def _batches(
         split=split, view="centre", crop_size=loaded.plan.crop, shuffle=True, seed=0, batch_size=batch_size
     )
     devices = loaded.network.devices
-    with client.stream(spec, allocate=allocator(devices)) as stream, Feed(stream, devices) as feed:
+    stream = client.stream(spec, allocate=allocator(devices))
+    with Feed(stream, devices, close_source=stream.close) as feed:
         return [batch for _, batch in zip(range(num_batches), feed, strict=False)]
 
 

@@ -24,7 +24,7 @@ def run_predict(config: PredictConfig) -> int:
     """Prints the most probable classes of each picture."""
     loaded = load_network(config.checkpoint, devices_of_rank(config.devices, 0))
     network, plan = loaded.network, loaded.plan
-    centring = Centring(plan.mean_image, plan.crop, network.devices)
+    centring = Centring(plan.mean_image, plan.crop, network.devices, channels_last=True)
     documents: list[tuple[str, list[dict[str, Any]]]] = []
     for path in config.images:
         square = read_square(path, plan.mean_image.shape[0])

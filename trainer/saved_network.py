@@ -89,5 +89,6 @@ def load_network(path: Path, devices: Sequence[torch.device]) -> LoadedNetwork:
     plan = plan_of(snapshot, file)
     network = TwoColumns(plan.architecture(), devices)
     network.load_state_dict(snapshot.weights)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.eval()
     return LoadedNetwork(network=network, plan=plan, snapshot=snapshot, path=file)

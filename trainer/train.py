@@ -157,7 +157,12 @@ class Run:
         # [C2] divides the centred pixels while noise is on, so that their scale stays that of test images.
         divisor = 1.0 + colour_std if self.recipe.rescale_after_colour and self.config.augment else 1.0
         alone = self.ranks.world_size == 1  # several ranks stop together, at the end of a step
-        with stream, Feed(stream, state.network.devices, interrupted=lambda: alone and self.stop.requested) as feed:
+        with Feed(
+            stream,
+            state.network.devices,
+            interrupted=lambda: alone and self.stop.requested,
+            close_source=stream.close,
+        ) as feed:
             watch = StarvationWatch(len(self.config.target))
             interval = Interval(
                 state,

@@ -204,6 +204,18 @@ def test_a_service_that_goes_away_ends_in_a_checkpoint(
     assert final(tmp_path).global_step > 0
 
 
+def test_a_silent_service_does_not_hold_up_a_stop(tiny_store: Path, tmp_path: Path) -> None:
+    """The loader is frozen, so the step waits for a batch when the signal comes."""
+    options = ("--epochs", "3000", "--checkpoint-steps", "2")
+    with loader_processes(tiny_store, 1) as [replica], started(replica.target, tmp_path, *options) as process:
+        wait_for_checkpoint(tmp_path, process, least_step=4)
+        replica.send(signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 143, stderr
+    assert "stopped at epoch" in stderr
+
+
 def test_describe_needs_no_service(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--describe"]) == 0
     assert "60,965,224 parameters" in capsys.readouterr().out
