@@ -19,7 +19,7 @@ import numpy as np
 from loader_service.assembly import Allocate
 from loader_service.errors import InvalidRequestError, LoaderError, MismatchError, ServiceUnavailableError
 from loader_service.replica import Replica, Security, resolve
-from loader_service.stream import BatchStream
+from loader_service.stream import BatchStream, Transport
 from loader_service.wire import Description, StreamSpec
 
 _DESCRIBE_TIMEOUT_S = 5.0
@@ -42,6 +42,9 @@ class ClientOptions:
     """Requests under way at each replica at once, so that one's end does not leave it idle."""
     resolve_interval_s: float = 10.0
     """How often ``dns:`` targets are looked up again, to find replicas that came or went."""
+    transport: Transport = "auto"
+    """``shm``: pixels through shared memory, with services on this machine only; ``grpc``: through the connection;
+    ``auto``: shared memory with those services that are on this machine and of the same user."""
     security: Security = field(default_factory=Security)
 
     def __post_init__(self) -> None:
@@ -151,6 +154,7 @@ class LoaderClient:
             lease_size=min(self._options.lease_steps, description.limits.max_steps),
             streams_per_replica=self._options.streams_per_replica,
             resolve_interval_s=self._options.resolve_interval_s,
+            transport=self._options.transport,
         )
         self._streams.add(stream)
         return stream

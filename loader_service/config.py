@@ -8,6 +8,7 @@ from commandline import option
 from commandline.logs import LogFormat
 from loader_service.client import ClientOptions
 from loader_service.replica import Security
+from loader_service.stream import Transport
 from loader_service.wire import Limits, StreamSpec, View
 
 LOOPBACK_HOSTS = ("127.", "localhost", "[::1]", "unix:")
@@ -64,6 +65,9 @@ class ServeConfig:
     )
     metrics_insecure: bool = field(
         default=False, metadata=option("serve metrics in clear text on an address that is not loopback")
+    )
+    shared_memory: bool = field(
+        default=True, metadata=option("offer shared memory to clients of the same user on this machine")
     )
     reflection: bool = field(default=False, metadata=option("let tools such as grpcurl ask what the service offers"))
     log_format: LogFormat = field(default="text", metadata=option("lines for people or JSON for machines"))
@@ -130,6 +134,10 @@ class ConnectConfig:
     )
     token_file: Path | None = field(default=None, metadata=option("file with the bearer token on its first line"))
     service_timeout_s: float = field(default=60.0, metadata=option("go on without any loader for so long"))
+    transport: Transport = field(
+        default="auto",
+        metadata=option("auto: shared memory with loaders on this machine, else gRPC; or one of them only"),
+    )
     json: bool = field(default=False, metadata=option("print the result as JSON"))
 
     def __post_init__(self) -> None:
@@ -146,7 +154,7 @@ class ConnectConfig:
             tls_server_name=self.tls_server_name,
             token_file=self.token_file,
         )
-        return ClientOptions(unavailable_timeout_s=self.service_timeout_s, security=security)
+        return ClientOptions(unavailable_timeout_s=self.service_timeout_s, transport=self.transport, security=security)
 
 
 @dataclass(frozen=True, kw_only=True)

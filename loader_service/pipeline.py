@@ -1,10 +1,12 @@
 """Turns ranges of an epoch into messages: order, draws, read, decode, crop, pack. Bounded; the same bytes always."""
 
+import math
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -19,6 +21,7 @@ from loader_service.decode import Decoder, UInt8, crop_into, decoder_digest
 from loader_service.errors import DataLossError
 from loader_service.metrics import Metrics
 from loader_service.orders import OrderCache
+from loader_service.shared_memory_server import Slot, SlotPool
 from loader_service.sharing import SharedMessages, StreamPopulation
 from loader_service.wire import ColourScale, Images, Part, PixelFormat, View, pack_part
 from preprocess.errors import DamagedRecordError
@@ -115,9 +118,24 @@ class Pipeline:
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._orders.close()
 
-    def messages(self, steps: StepRange, client: str = "") -> Iterator[bytes]:
+    @property
+    def num_slots(self) -> int:
+        """Slots of shared memory that one stream can use: those being made, and those that its reader still has."""
+        return self._ahead + 3
+
+    def messages(
+        self,
+        steps: StepRange,
+        client: str = "",
+        *,
+        slots: SlotPool | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[bytes]:
         """The packed ``Batch`` messages of ``steps``, in order. ``client`` says who asks: other clients of the same
         stream share the work.
+
+        With ``slots``, pixels go into shared memory where they fit and are nobody else's too; then the stream waits for
+        free slots for as long as ``is_wanted()``, and ends early after that.
 
         Raises DataLossError, naming shard and key, when a stored record is damaged.
         """
@@ -126,6 +144,9 @@ class Pipeline:
         if self._population.is_solitary:
             self._shared.forget()
         jobs = self._jobs(steps)
+        if slots is not None and not keep and slots.slot_bytes >= self._message_pixel_bytes(steps):
+            yield from self._messages_in_slots(jobs, slots, is_wanted)
+            return
         ahead: deque[Future[bytes]] = deque()
 
         def start(job: _Job) -> None:
@@ -139,6 +160,29 @@ class Pipeline:
             for job in islice(jobs, 1):
                 start(job)
             yield message
+
+    def _messages_in_slots(
+        self, jobs: Iterator[_Job], slots: SlotPool, is_wanted: Callable[[], bool]
+    ) -> Iterator[bytes]:
+        ahead: deque[tuple[Slot, Future[bytes]]] = deque()
+        try:
+            for job in jobs:
+                slot = slots.acquire(is_wanted)
+                if slot is None:
+                    return
+                ahead.append((slot, self._executor.submit(self._make, job, slot)))
+                if len(ahead) == self._ahead:
+                    message = ahead[0][1].result()
+                    ahead.popleft()
+                    yield message
+            while ahead:
+                message = ahead[0][1].result()
+                ahead.popleft()
+                yield message
+        finally:
+            # What was made and never sent: its slots go back once nobody writes to them any more.
+            for slot, future in ahead:
+                future.add_done_callback(partial(_give_back, slots, slot))
 
     def num_images(self, steps: StepRange) -> int:
         """Images in ``steps``: the last step of an epoch may be short."""
@@ -193,18 +237,23 @@ class Pipeline:
         )
 
     def _images_per_message(self, steps: StepRange) -> int:
-        pixel_bytes = 4 if steps.pixel_format == "float32" else 1
-        image_bytes = NUM_CROPS[steps.view] * steps.crop_size * steps.crop_size * 3 * pixel_bytes
-        return max(self.message_bytes // image_bytes, 1)
+        return max(self.message_bytes // _image_bytes(steps), 1)
 
-    def _make(self, job: _Job) -> bytes:
+    def _message_pixel_bytes(self, steps: StepRange) -> int:
+        return self._images_per_message(steps) * _image_bytes(steps)
+
+    def _make(self, job: _Job, slot: Slot | None = None) -> bytes:
         with self._metrics.make_seconds.time():
-            return self._packed(job)
+            return self._packed(job, slot)
 
-    def _packed(self, job: _Job) -> bytes:
+    def _packed(self, job: _Job, slot: Slot | None) -> bytes:
         steps = job.range
         num_images, crop = len(job.indices), steps.crop_size
-        crops = np.empty((num_images, NUM_CROPS[steps.view], crop, crop, 3), np.uint8)
+        shape = (num_images, NUM_CROPS[steps.view], crop, crop, 3)
+        if slot is not None and steps.pixel_format == "uint8":
+            crops = slot.pixels[: math.prod(shape)].reshape(shape)
+        else:
+            crops = np.empty(shape, np.uint8)
         labels = np.empty(num_images, np.int64)
         for i, index in enumerate(job.indices.tolist()):
             label, pixels = self._decoded(steps.split, index)
@@ -216,6 +265,9 @@ class Pipeline:
         images: Images = crops
         if steps.pixel_format == "float32":
             images = self._finished(crops, job.colour_shifts)
+            if slot is not None:
+                in_slot = slot.pixels[: images.nbytes].view("<f4").reshape(shape)
+                np.copyto(in_slot, images)
         return pack_part(
             Part(
                 epoch=steps.epoch,
@@ -226,6 +278,8 @@ class Pipeline:
                 labels=labels,
                 indices=job.indices,
                 colour_shifts=job.colour_shifts,
+                slot=slot.number if slot is not None else 0,
+                generation=slot.generation if slot is not None else 0,
             )
         )
 
@@ -260,6 +314,16 @@ class Pipeline:
         finished -= mean
         finished += shifts[:, None, None, None, :]
         return finished
+
+
+def _give_back(slots: SlotPool, slot: Slot, _: Future[bytes]) -> None:
+    slots.release(slot.number, slot.generation)
+
+
+def _image_bytes(steps: StepRange) -> int:
+    """Bytes of one image's crops as they are sent."""
+    pixel_bytes = 4 if steps.pixel_format == "float32" else 1
+    return NUM_CROPS[steps.view] * steps.crop_size * steps.crop_size * 3 * pixel_bytes
 
 
 def _ten_crops(out: UInt8, image: UInt8) -> None:

@@ -160,9 +160,11 @@ class Connection:
         if status != _SERVING:
             raise ServiceUnavailableError(f"{self.target}: expected status SERVING, found another: it is draining")
 
-    def stream_batches(self, request: pb.StreamBatchesRequest) -> MessageCall:
-        """Starts a call; iterating it raises grpc.RpcError, for ``translate``."""
-        call: MessageCall = self._stream_batches(request, metadata=self._metadata())
+    def stream_batches(self, request: pb.StreamBatchesRequest, session_token: str | None = None) -> MessageCall:
+        """Starts a call, with pixels in the shared memory of a session if one is named; iterating it raises
+        grpc.RpcError, for ``translate``."""
+        session = () if session_token is None else (("shared-memory-session", session_token),)
+        call: MessageCall = self._stream_batches(request, metadata=(*self._metadata(), *session))
         return call
 
     def translate(self, error: grpc.RpcError) -> LoaderError:
@@ -233,4 +235,5 @@ def _description(response: pb.DescribeResponse) -> Description:
             max_streams=response.limits.max_streams,
         ),
         cpu_s=response.cpu_seconds,
+        shared_memory_socket=response.shared_memory_socket,
     )

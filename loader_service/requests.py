@@ -20,7 +20,7 @@ COLOUR_SCALES: dict[int, ColourScale] = {
 PIXEL_FORMATS: dict[int, PixelFormat] = {pb.PIXEL_FORMAT_UINT8: "uint8", pb.PIXEL_FORMAT_FLOAT32: "float32"}
 
 
-def describe(pipeline: Pipeline, limits: Limits) -> pb.DescribeResponse:
+def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "") -> pb.DescribeResponse:
     """What this replica serves."""
     store = pipeline.store
     statistics = store.statistics
@@ -41,6 +41,7 @@ def describe(pipeline: Pipeline, limits: Limits) -> pb.DescribeResponse:
             max_streams=limits.max_streams,
         ),
         cpu_seconds=time.process_time(),
+        shared_memory_socket=shared_memory_socket,
     )
 
 

@@ -62,6 +62,7 @@ def _serve_one(config: ServeConfig) -> int:
             tokens=tokens,
             metrics=metrics,
             reflection=config.reflection,
+            shared_memory=config.shared_memory,
         )
         if config.metrics_listen is not None:
             host, _, port = config.metrics_listen.rpartition(":")

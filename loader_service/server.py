@@ -24,6 +24,7 @@ from loader_service.errors import (
 from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline
 from loader_service.requests import describe, step_range
+from loader_service.shared_memory_server import SharedMemoryServer, SlotPool, is_supported
 from loader_service.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import Limits
@@ -60,6 +61,7 @@ class LoaderServer:
         tokens: TokenFile | None = None,
         metrics: Metrics | None = None,
         reflection: bool = False,
+        shared_memory: bool = True,
     ) -> None:
         self._pipeline = pipeline
         self._limits = limits
@@ -81,6 +83,11 @@ class LoaderServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
+        self._shared_memory: SharedMemoryServer | None = None
+        if shared_memory and is_supported():
+            self._shared_memory = SharedMemoryServer(
+                num_slots=pipeline.num_slots, slot_bytes=pipeline.message_bytes, max_sessions=limits.max_streams
+            )
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((self._handlers(),))
@@ -115,7 +122,11 @@ class LoaderServer:
         """Refuses new work with UNAVAILABLE, lets streams finish for up to ``grace_s`` seconds, then ends them."""
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._draining.set()
-        self._server.stop(grace_s).wait()
+        stopped = self._server.stop(grace_s)
+        if self._shared_memory is not None:
+            stopped.wait(grace_s)
+            self._shared_memory.close()  # ends the waits for slots that clients will not give back any more
+        stopped.wait()
         self._executor.shutdown(wait=True)
 
     def _set_health(self, status: Any) -> None:
@@ -139,7 +150,8 @@ class LoaderServer:
         )
 
     def _describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:
-        return describe(self._pipeline, self._limits)
+        name = "" if self._shared_memory is None else self._shared_memory.name
+        return describe(self._pipeline, self._limits, name)
 
     def _stream_batches(self, request: pb.StreamBatchesRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
@@ -152,7 +164,10 @@ class LoaderServer:
                 self._metrics.active_streams.track_inprogress(),
             ):
                 client = str(metadata.get("client-id", context.peer()))[:64]
-                yield from self._measured(self._pipeline.messages(steps, client), context)
+                messages = self._pipeline.messages(
+                    steps, client, slots=self._slots(metadata), is_wanted=context.is_active
+                )
+                yield from self._measured(messages, context)
             num_steps = steps.last_step - steps.first_step
             num_images = self._pipeline.num_images(steps)
             self._metrics.images.labels(steps.split, steps.view).inc(num_images)
@@ -164,6 +179,16 @@ class LoaderServer:
             if isinstance(error, OverloadedError):
                 context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
             context.abort(code, str(error))
+
+    def _slots(self, metadata: dict[str, str | bytes]) -> SlotPool | None:
+        """The slots of the session that a request names. Raises ServiceUnavailableError when it has ended."""
+        token = metadata.get("shared-memory-session")
+        if token is None or self._shared_memory is None:
+            return None
+        session = self._shared_memory.session(str(token))
+        if session is None:
+            raise ServiceUnavailableError("the shared-memory session has ended; connect again")
+        return session
 
     def _measured(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Passes messages on, with the time they were waited for and the time their reader took."""

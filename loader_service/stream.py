@@ -1,11 +1,12 @@
 """A stream of batches over several replicas: leases out, parts in, batches in order. One thread a request under way."""
 
+import contextlib
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import grpc
 
@@ -21,10 +22,14 @@ from loader_service.errors import (
 )
 from loader_service.leases import Lease, LeaseBook
 from loader_service.replica import Connection, MessageCall, Replica
-from loader_service.wire import Batch, Description, Part, StreamSpec, unpack_part
+from loader_service.shared_memory_client import SharedMemorySession, SharedMemoryUnavailableError
+from loader_service.wire import Batch, Description, StreamSpec, unpack_part
+
+Transport = Literal["auto", "grpc", "shm"]
 
 _PROBE_TIMEOUT_S = 2.0
 _FIRST_BACKOFF_S = 0.05
+_STEADY_AFTER_S = 1.0
 _MAX_BACKOFF_S = 1.0
 _IDLE_WAIT_S = 0.05
 
@@ -56,6 +61,7 @@ class BatchStream(Iterator[Batch]):
         lease_size: int,
         streams_per_replica: int,
         resolve_interval_s: float,
+        transport: Transport,
     ) -> None:
         self._spec = spec
         self._description = description
@@ -66,6 +72,7 @@ class BatchStream(Iterator[Batch]):
         self._unavailable_timeout_s = unavailable_timeout_s
         self._streams_per_replica = streams_per_replica
         self._resolve_interval_s = resolve_interval_s
+        self._transport = transport
         self.steps_per_epoch = spec.num_steps(description.splits[spec.split])
         """Steps of each epoch."""
         self.wait_s = 0.0
@@ -84,7 +91,7 @@ class BatchStream(Iterator[Batch]):
         self._failures: dict[str, LoaderError] = {}
         self._refused: set[str] = set()
         self._known: set[str] = set()
-        self._fatal: LoaderError | None = None
+        self._fatal: BaseException | None = None
         self._lost: dict[int, DataLossError] = {}
         self._closed = False
         self._progress_at = time.monotonic()
@@ -183,22 +190,38 @@ class BatchStream(Iterator[Batch]):
                 self._start_workers()
 
     def _work(self, replica: Replica) -> None:
-        """Fetches leases from one replica until the stream ends; after a failure, backs off and probes it first."""
+        """Fetches leases from one replica until the stream ends; after a failure, backs off and connects anew."""
         backoff_s = 0.0
-        while self._pause(backoff_s * random.uniform(0.5, 1.0)):  # clients cut off together come back apart
-            with replica.connect() as connection:
+        try:
+            while self._pause(backoff_s * random.uniform(0.5, 1.0)):  # clients cut off together come back apart
+                connected_at = time.monotonic()
                 try:
-                    self._probe(connection)
-                    while (lease := self._wait_for_lease(replica)) is not None:
-                        self._fetch(connection, lease)
-                        backoff_s = 0.0
-                        self._failures.pop(replica.target, None)
-                    return
+                    with replica.connect() as connection:
+                        if self._fetch_leases(connection):
+                            return
+                    backoff_s = 0.0
                 except LoaderError as error:
                     if not self._note_failure(replica, error):
                         return
+                    if time.monotonic() - connected_at > _STEADY_AFTER_S:
+                        backoff_s = 0.0
                     hint_s = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
-            backoff_s = min(max(2 * backoff_s, hint_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
+                    backoff_s = min(max(2 * backoff_s, hint_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
+        except BaseException as error:  # our own mistake: the consumer must hear of it, not wait for ever
+            with self._changed:
+                self._fatal = error
+                self._changed.notify_all()
+            raise
+
+    def _fetch_leases(self, connection: Connection) -> bool:
+        """Fetches leases over one connection; True when the stream has ended, False when a new connection is wanted."""
+        with self._attach(connection, self._probe(connection)) as session:
+            while (lease := self._wait_for_lease(connection.target)) is not None:
+                is_whole = self._fetch(connection, lease, session)
+                self._failures.pop(connection.target, None)
+                if not is_whole and session is not None:
+                    return False  # it is not known which of its slots are still being written
+        return True
 
     def _pause(self, seconds: float) -> bool:
         with self._changed:
@@ -206,19 +229,38 @@ class BatchStream(Iterator[Batch]):
                 self._changed.wait_for(lambda: self._closed, timeout=seconds)
             return not self._closed and self._fatal is None
 
-    def _probe(self, connection: Connection) -> None:
+    def _probe(self, connection: Connection) -> Description:
         found = connection.describe(_PROBE_TIMEOUT_S)
         for name in ("fingerprint", "pipeline_version"):
             expected, actual = getattr(self._description, name), getattr(found, name)
             if expected != actual:
                 raise MismatchError(f"{connection.target}: {name}: expected {expected}, found {actual}")
+        return found
+
+    def _attach(
+        self, connection: Connection, found: Description
+    ) -> "SharedMemorySession | contextlib.nullcontext[None]":
+        """A shared-memory session with the replica, if it is to be had and wanted."""
+        if self._transport == "grpc":
+            return contextlib.nullcontext()
+        try:
+            if not found.shared_memory_socket:
+                raise SharedMemoryUnavailableError("it offers none")
+            return SharedMemorySession(found.shared_memory_socket)
+        except SharedMemoryUnavailableError as error:
+            if self._transport == "shm":
+                raise InvalidRequestError(
+                    f"{connection.target}: expected shared memory with it (--transport shm), found: {error}"
+                ) from None
+            return contextlib.nullcontext()
 
     def _note_failure(self, replica: Replica, error: LoaderError) -> bool:
         """Whether the worker should go on."""
         with self._changed:
             if self._closed:
                 return False
-            self._failures[replica.target] = error
+            # Without its traceback, whose frames would keep batches and shared memory alive.
+            self._failures[replica.target] = error.with_traceback(None)
             self._book.forget(replica.target)
             if isinstance(error, MismatchError):
                 self._refused.add(replica.target)
@@ -229,17 +271,20 @@ class BatchStream(Iterator[Batch]):
             self._changed.notify_all()
             return self._fatal is None and replica.target not in self._refused
 
-    def _wait_for_lease(self, replica: Replica) -> Lease | None:
+    def _wait_for_lease(self, target: str) -> Lease | None:
         with self._changed:
             while not self._closed and self._fatal is None and not self._book.is_finished:
-                lease = self._book.next_lease(replica.target, time.monotonic())
+                lease = self._book.next_lease(target, time.monotonic())
                 if lease is not None:
                     return lease
                 self._changed.wait(_IDLE_WAIT_S)
         return None
 
-    def _fetch(self, connection: Connection, lease: Lease) -> None:
-        """Receives one lease. Raises a LoaderError when the replica fails; the lease's rest is then up for others."""
+    def _fetch(self, connection: Connection, lease: Lease, session: SharedMemorySession | None) -> bool:
+        """Receives one lease; whether its call ran to the end.
+
+        Raises a LoaderError when the replica fails; the lease's rest is then up for others.
+        """
         epoch, first_step = self._book.locate(lease.begin)
         activity: _Activity | None = None
         try:
@@ -250,7 +295,8 @@ class BatchStream(Iterator[Batch]):
                     epoch=self._first_epoch + epoch,
                     first_step=first_step,
                     last_step=first_step + lease.end - lease.begin,
-                )
+                ),
+                None if session is None else session.token,
             )
             activity = _Activity(call)
             with self._changed:
@@ -261,7 +307,7 @@ class BatchStream(Iterator[Batch]):
             position = lease.begin
             for message in call:
                 activity.heard_at = time.monotonic()
-                batch = assembly.add(self._read(connection, message))
+                batch = self._take(connection, message, assembly, session)
                 if batch is None:
                     continue
                 if batch.step != first_step + position - lease.begin:
@@ -274,9 +320,10 @@ class BatchStream(Iterator[Batch]):
                 position += 1
             if position != lease.end:
                 raise ServiceUnavailableError(f"{connection.target}: the stream ended before it was complete")
+            return True
         except grpc.RpcError as error:
             if self._closed or (self._book.is_superseded(lease) and not activity_stalled(activity)):
-                return
+                return False
             if activity_stalled(activity):
                 raise ServiceUnavailableError(
                     f"{connection.target}: expected a message within {self._stall_timeout_s:g} s, found a stall"
@@ -284,7 +331,7 @@ class BatchStream(Iterator[Batch]):
             failure = connection.translate(error)
             if isinstance(failure, DataLossError):
                 self._note_loss(connection, lease, failure)
-                return
+                return False
             raise failure from None
         finally:
             with self._changed:
@@ -300,10 +347,17 @@ class BatchStream(Iterator[Batch]):
                 self._lost[position] = failure
                 self._book.complete(position, lease, time.monotonic())
 
-    def _read(self, connection: Connection, message: bytes) -> Part:
+    def _take(
+        self, connection: Connection, message: bytes, assembly: Assembly, session: SharedMemorySession | None
+    ) -> Batch | None:
+        """Copies a message's images into their batch; the batch, when that completes it."""
         try:
-            return unpack_part(message)
-        except ValueError as error:
+            part = unpack_part(message, None if session is None else session.pixels)
+            batch = assembly.add(part)
+            if part.slot and session is not None:
+                session.release(part.slot, part.generation)
+            return batch
+        except (OSError, ValueError) as error:
             raise ServiceUnavailableError(f"{connection.target}: sent a malformed batch: {error}") from None
 
 

@@ -4,6 +4,8 @@ The bytes are those of the ``Batch`` message of loader.proto: a generated stub i
 :func:`pack_part` writes, and :func:`unpack_part` reads what a generated stub writes with ``images`` last.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,6 +119,8 @@ class Description:
     limits: Limits
     cpu_s: float
     """User and system time of the replica's process when it answered."""
+    shared_memory_socket: str
+    """Where a client on the same machine gets shared memory; empty: nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +138,14 @@ class Part:
     labels: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int64]
     colour_shifts: npt.NDArray[np.float32]
+    slot: int = 0
+    """Slot of shared memory that the images are in, from 1; 0: the message holds them."""
+    generation: int = 0
+    """The slot's generation."""
 
+
+FindPixels = Callable[[int, int, int], memoryview]
+"""The pixels in (slot, generation, size in bytes). Raises ValueError when the slot does not hold them."""
 
 _FIELDS = loader_pb2.Batch.DESCRIPTOR.fields_by_name
 _VARINT, _LENGTH_DELIMITED = 0, 2
@@ -155,6 +166,8 @@ def pack_part(part: Part) -> bytes:
         ("height", height),
         ("width", width),
         ("pixel_format", _DTYPES.index(part.images.dtype.type)),
+        ("slot", part.slot),
+        ("generation", part.generation),
     ):
         if value:  # proto3 leaves zeros out
             header += _varint(_FIELDS[name].number << 3 | _VARINT) + _varint(value)
@@ -166,18 +179,18 @@ def pack_part(part: Part) -> bytes:
         if array.size:
             header += _varint(_FIELDS[name].number << 3 | _LENGTH_DELIMITED) + _varint(array.nbytes)
             header += array.astype(dtype, copy=False).tobytes()
-    if not part.images.size:
+    if not part.images.size or part.slot:
         return bytes(header)
     header += _varint(_FIELDS["images"].number << 3 | _LENGTH_DELIMITED) + _varint(part.images.nbytes)
     return b"".join((header, part.images.data.cast("B")))
 
 
-def unpack_part(message: bytes) -> Part:
-    """Reads a ``Batch`` message; the arrays are views into ``message``.
+def unpack_part(message: bytes, find_pixels: FindPixels | None = None) -> Part:
+    """Reads a ``Batch`` message; the arrays are views into ``message``, or into what ``find_pixels`` gives.
 
     Raises ValueError when the bytes are not a sound ``Batch``: a wrong length, or arrays that disagree.
     """
-    scalars = dict.fromkeys(range(1, 10), 0)
+    scalars = dict.fromkeys(range(1, 15), 0)
     payloads: dict[int, memoryview] = {}
     view = memoryview(message)
     at = 0
@@ -205,15 +218,23 @@ def unpack_part(message: bytes) -> Part:
         raise ValueError(f"expected a known pixel format, found {scalar('pixel_format')}")
     num_images = scalar("num_images")
     shape = (num_images, scalar("num_crops"), scalar("height"), scalar("width"), 3)
+    dtype = np.dtype(_DTYPES[scalar("pixel_format")]).newbyteorder("<")
+    if scalar("slot"):
+        if find_pixels is None:
+            raise ValueError("expected pixels in the message, found a slot of shared memory")
+        size_bytes = math.prod(shape) * dtype.itemsize
+        payloads[_FIELDS["images"].number] = find_pixels(scalar("slot"), scalar("generation"), size_bytes)
     return Part(
         epoch=scalar("epoch"),
         step=scalar("step"),
         offset=scalar("offset"),
         slice_size=scalar("slice_size"),
-        images=array("images", np.dtype(_DTYPES[scalar("pixel_format")]).newbyteorder("<").str).reshape(shape),  # type: ignore[arg-type]
+        images=array("images", dtype.str).reshape(shape),  # type: ignore[arg-type]
         labels=array("labels", "<i8").reshape(num_images),  # type: ignore[arg-type]
         indices=array("indices", "<i8").reshape(num_images),  # type: ignore[arg-type]
         colour_shifts=array("colour_shifts", "<f4").reshape(num_images, 3),  # type: ignore[arg-type]
+        slot=scalar("slot"),
+        generation=scalar("generation"),
     )
 
 

@@ -31,6 +31,7 @@ class LoaderProcess:
         line = self._process.stdout.readline()
         assert line.startswith("serving "), f"expected a ready line, found {line!r}"
         self.target = line.split()[-1]
+        self.pid = self._process.pid
 
     def send(self, signum: int) -> None:
         self._process.send_signal(signum)  # does nothing to a process that has been waited for

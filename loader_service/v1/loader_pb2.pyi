@@ -39,7 +39,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("fingerprint", "pipeline_version", "splits", "classes", "image_side", "mean_image", "eigenvalues", "eigenvectors", "limits", "cpu_seconds")
+    __slots__ = ("fingerprint", "pipeline_version", "splits", "classes", "image_side", "mean_image", "eigenvalues", "eigenvectors", "limits", "cpu_seconds", "shared_memory_socket")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SPLITS_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class DescribeResponse(_message.Message):
     EIGENVECTORS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_SOCKET_FIELD_NUMBER: _ClassVar[int]
     fingerprint: str
     pipeline_version: str
     splits: _containers.RepeatedCompositeFieldContainer[Split]
@@ -60,7 +61,8 @@ class DescribeResponse(_message.Message):
     eigenvectors: _containers.RepeatedScalarFieldContainer[float]
     limits: Limits
     cpu_seconds: float
-    def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., image_side: _Optional[int] = ..., mean_image: _Optional[bytes] = ..., eigenvalues: _Optional[_Iterable[float]] = ..., eigenvectors: _Optional[_Iterable[float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., cpu_seconds: _Optional[float] = ...) -> None: ...
+    shared_memory_socket: str
+    def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., image_side: _Optional[int] = ..., mean_image: _Optional[bytes] = ..., eigenvalues: _Optional[_Iterable[float]] = ..., eigenvectors: _Optional[_Iterable[float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., cpu_seconds: _Optional[float] = ..., shared_memory_socket: _Optional[str] = ...) -> None: ...
 
 class Split(_message.Message):
     __slots__ = ("name", "num_images")
@@ -129,7 +131,7 @@ class StreamBatchesRequest(_message.Message):
     def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., split: _Optional[str] = ..., view: _Optional[_Union[View, str]] = ..., crop_size: _Optional[int] = ..., shuffle: bool = ..., seed: _Optional[int] = ..., epoch: _Optional[int] = ..., batch_size: _Optional[int] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., slice_begin: _Optional[int] = ..., slice_end: _Optional[int] = ..., colour_std: _Optional[float] = ..., colour_scale: _Optional[_Union[ColourScale, str]] = ..., pixel_format: _Optional[_Union[PixelFormat, str]] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("epoch", "step", "offset", "slice_size", "num_images", "num_crops", "height", "width", "pixel_format", "labels", "indices", "colour_shifts", "images")
+    __slots__ = ("epoch", "step", "offset", "slice_size", "num_images", "num_crops", "height", "width", "pixel_format", "labels", "indices", "colour_shifts", "slot", "generation", "images")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +144,8 @@ class Batch(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     INDICES_FIELD_NUMBER: _ClassVar[int]
     COLOUR_SHIFTS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     step: int
@@ -155,5 +159,7 @@ class Batch(_message.Message):
     labels: _containers.RepeatedScalarFieldContainer[int]
     indices: _containers.RepeatedScalarFieldContainer[int]
     colour_shifts: _containers.RepeatedScalarFieldContainer[float]
+    slot: int
+    generation: int
     images: bytes
-    def __init__(self, epoch: _Optional[int] = ..., step: _Optional[int] = ..., offset: _Optional[int] = ..., slice_size: _Optional[int] = ..., num_images: _Optional[int] = ..., num_crops: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., pixel_format: _Optional[_Union[PixelFormat, str]] = ..., labels: _Optional[_Iterable[int]] = ..., indices: _Optional[_Iterable[int]] = ..., colour_shifts: _Optional[_Iterable[float]] = ..., images: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., step: _Optional[int] = ..., offset: _Optional[int] = ..., slice_size: _Optional[int] = ..., num_images: _Optional[int] = ..., num_crops: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., pixel_format: _Optional[_Union[PixelFormat, str]] = ..., labels: _Optional[_Iterable[int]] = ..., indices: _Optional[_Iterable[int]] = ..., colour_shifts: _Optional[_Iterable[float]] = ..., slot: _Optional[int] = ..., generation: _Optional[int] = ..., images: _Optional[bytes] = ...) -> None: ...

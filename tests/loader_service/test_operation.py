@@ -39,7 +39,7 @@ def read_metrics(port: int) -> dict[str, float]:
 
 def test_metrics_count_what_was_sent(tiny_store: Path) -> None:
     port = free_port()
-    replica = LoaderProcess(tiny_store, "--metrics-listen", f"127.0.0.1:{port}")
+    replica = LoaderProcess(tiny_store, "--no-shared-memory", "--metrics-listen", f"127.0.0.1:{port}")
     try:
         with LoaderClient([replica.target]) as client, client.stream(StreamSpec(batch_size=10)) as stream:
             assert sum(batch.num_images for batch in stream) == 100
