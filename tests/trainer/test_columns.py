@@ -1,5 +1,6 @@
 """Two columns against the merged oracle: outputs, every gradient, exchanges, dropout."""
 
+import functools
 import itertools
 
 import pytest
@@ -185,3 +186,19 @@ def _slices(total: int, parts: int) -> list[BatchSlice]:
 
 def _full_size(recipe: RecipeName = "paper") -> Architecture:
     return resolve(recipe_named(recipe), crop=224, num_classes=1000)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns about its own insides
+def test_compiled_columns_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured and differentiated by torch.compile; the code generator itself is left out, being torch's own."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    plain, compiled = (TwoColumns(tiny_architecture(), CPU_PAIR, init="fan_in") for _ in range(2))
+    compiled.compile_columns()
+    x = images_like(plain)
+    scores = [network([x, x]) for network in (plain, compiled)]
+    torch.testing.assert_close(*scores)
+    for each in scores:
+        each.sum().backward()
+    for ours, theirs in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
