@@ -1,0 +1,165 @@
+"""What is compared: each entry is one way to the same batches, with the numbers of workers it is tried with."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["ours", "peer", "limit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One row of the table."""
+
+    name: str
+    title: str
+    kind: Kind
+    module: str
+    """The program, of benchmarks.peers."""
+    environment: str | None
+    """Where it runs, of benchmarks/peers/environments; None: the project's own environment."""
+    variant: str = ""
+    workers: tuple[int, ...]
+    """What to try in the search; one means no search. 0: the peer chooses."""
+    mirrors: bool = True
+    """Whether half of the crops must be mirrored; only the limit does not."""
+    random_windows: bool = True
+    decodes: bool = True
+    """False: the images come decoded from disk or memory, and are shown apart."""
+
+
+def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
+    """All rows, in the table's order. Worker counts follow from the cores that this process may use."""
+    cores = num_cores or len(os.sched_getaffinity(0))
+    around = tuple(sorted({max(cores - 1, 1), cores, cores + 1}))
+    many = tuple(sorted({cores, cores + 1, 2 * cores}))
+    limit, tf, torch = "limit", "tf_data", "torch_lmdb"
+    return (
+        Entry(
+            name="limit",
+            title="the limit: libjpeg-turbo in C, decode and crop alone",
+            kind="limit",
+            module=limit,
+            environment=None,
+            workers=(cores,),
+            mirrors=False,
+        ),
+        Entry(
+            name="ours-pipeline-1",
+            title="ours: decode pipeline without transport, 1 process",
+            kind="ours",
+            module="ours",
+            environment=None,
+            variant="pipeline-jpeg",
+            workers=(1,),
+        ),
+        Entry(
+            name="ours-pipeline-2",
+            title="ours: decode pipeline without transport, 2 processes",
+            kind="ours",
+            module="ours",
+            environment=None,
+            variant="pipeline-jpeg",
+            workers=(2,),
+        ),
+        _ours("ours-shm", "ours: JPEG store, same-host shared memory", "shm-jpeg", around),
+        _ours("ours-grpc", "ours: JPEG store, gRPC", "grpc-jpeg", around),
+        Entry(name="tf-data", title="tf.data", kind="peer", module=tf, environment="tensorflow", workers=(0, *around)),
+        Entry(
+            name="tf-service",
+            title="tf.data service, no compression",
+            kind="peer",
+            module=tf,
+            environment="tensorflow",
+            variant="service",
+            workers=(0, *around),
+        ),
+        Entry(
+            name="tf-service-compressed",
+            title="tf.data service, default compression",
+            kind="peer",
+            module=tf,
+            environment="tensorflow",
+            variant="service-compressed",
+            workers=(0, cores),
+        ),
+        Entry(name="dali", title="DALI, CPU", kind="peer", module="dali_cpu", environment="dali", workers=many),
+        Entry(
+            name="ffcv",
+            title="FFCV, JPEG",
+            kind="peer",
+            module="ffcv_loader",
+            environment="ffcv",
+            variant="jpeg",
+            workers=around,
+        ),
+        Entry(
+            name="torch-pillow-simd",
+            title="torch DataLoader, LMDB, pillow-simd",
+            kind="peer",
+            module=torch,
+            environment="torch",
+            variant="pillow-simd",
+            workers=around,
+        ),
+        Entry(
+            name="torch-simplejpeg",
+            title="torch DataLoader, LMDB, simplejpeg",
+            kind="peer",
+            module=torch,
+            environment="torch",
+            variant="simplejpeg",
+            workers=around,
+        ),
+        Entry(name="spdl", title="SPDL", kind="peer", module="spdl_threads", environment="spdl", workers=many),
+        Entry(
+            name="ray-data", title="Ray Data", kind="peer", module="ray_dataset", environment="ray", workers=(cores,)
+        ),
+        _ours("ours-shm-raw", "ours: raw store, shared memory", "shm-raw", around, decodes=False),
+        _ours("ours-grpc-raw", "ours: raw store, gRPC", "grpc-raw", around, decodes=False),
+        _ours(
+            "ours-grpc-cached", "ours: JPEG store, all decoded in memory, gRPC", "grpc-cached", around, decodes=False
+        ),
+        Entry(
+            name="ffcv-raw",
+            title="FFCV, RAW",
+            kind="peer",
+            module="ffcv_loader",
+            environment="ffcv",
+            variant="raw",
+            workers=around,
+            decodes=False,
+        ),
+    )
+
+
+def _ours(name: str, title: str, variant: str, workers: tuple[int, ...], *, decodes: bool = True) -> Entry:
+    return Entry(
+        name=name,
+        title=title,
+        kind="ours",
+        module="ours",
+        environment=None,
+        variant=variant,
+        workers=workers,
+        decodes=decodes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A ratio of images a second that the project holds itself to."""
+
+    entry: str
+    against: str
+    at_least: float
+
+
+TARGETS = (
+    Target(entry="ours-grpc", against="tf-service", at_least=1.4),
+    Target(entry="ours-grpc", against="tf-data", at_least=1.0),
+    Target(entry="ours-shm", against="tf-data", at_least=1.15),
+    Target(entry="ours-grpc-raw", against="ffcv-raw", at_least=2.5),
+    Target(entry="ours-shm-raw", against="ffcv-raw", at_least=4.0),
+    Target(entry="ours-pipeline-2", against="ours-pipeline-1", at_least=1.85),
+)

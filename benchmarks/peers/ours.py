@@ -1,0 +1,119 @@
+"""Ours: a loader process with ``--workers`` decode threads and a client in this process.
+
+--variant TRANSPORT-STORE: ``grpc-jpeg``, ``grpc-raw``, ``grpc-cached`` (JPEG, decoded images kept in memory) and the
+same with ``shm``. ``pipeline-jpeg`` is the decode pipeline without transport, in ``--workers`` processes of one thread.
+"""
+
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+from benchmarks.peers.measure import BATCH_SIZE, Run, Stream, main
+from loader_service.client import ClientOptions, LoaderClient
+from loader_service.pipeline import Pipeline, StepRange
+from loader_service.wire import StreamSpec, unpack_part
+from preprocess.store import Store
+
+START_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def batches(run: Run) -> Iterator[Stream]:
+    transport, _, store = run.variant.partition("-")
+    if transport == "pipeline":
+        with pipelines(run) as stream:
+            yield stream
+        return
+    options = ClientOptions()
+    if any(field.name == "transport" for field in fields(ClientOptions)):
+        options = ClientOptions(transport=transport)
+    elif transport != "grpc":
+        raise SystemExit("this version of the loader has no --transport")
+    cache = ["--cache-bytes", str(1 << 34)] if store == "cached" else []
+    folder = run.data / "stores" / ("raw" if store == "raw" else "jpeg")
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(folder), "--listen", "127.0.0.1:0"]
+    server = subprocess.Popen(
+        [*command, "--threads", str(run.workers), "--log-level", "error", *cache], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        target = server.stdout.readline().split()[-1]
+        with LoaderClient([target], options) as client:
+            if store == "cached":
+                for batch in client.stream(StreamSpec(batch_size=BATCH_SIZE, shuffle=False, drop_last=False)):
+                    del batch
+            with client.stream(StreamSpec(batch_size=BATCH_SIZE), num_epochs=None) as stream:
+                yield ((batch.images, batch.indices) for batch in stream)
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@contextmanager
+def pipelines(run: Run) -> Iterator[Stream]:
+    """Batches are made in other processes, and only counted here: what arrives is the first one of each, repeated."""
+    context = multiprocessing.get_context("spawn")
+    made = context.Semaphore(0)
+    end = context.Event()
+    firsts = context.Queue()
+    workers = [context.Process(target=make, args=(run, n, made, end, firsts)) for n in range(run.workers)]
+    for worker in workers:
+        worker.start()
+    try:
+        first = [firsts.get(timeout=START_TIMEOUT_S) for _ in workers]
+        yield counted(made, first)
+    finally:
+        end.set()
+        for worker in workers:
+            worker.join(10)
+            if worker.is_alive():
+                worker.kill()
+
+
+def counted(made, first: list) -> Stream:
+    number = 0
+    while True:
+        if not made.acquire(timeout=START_TIMEOUT_S):
+            raise TimeoutError("the pipeline made no batch")
+        yield first[number % len(first)]
+        number += 1
+
+
+def make(run: Run, seed: int, made, end, firsts) -> None:
+    """One process: messages of endless epochs, one thread."""
+    steps = {"crop_size": 224, "shuffle": True, "batch_size": BATCH_SIZE, "slice_begin": 0, "slice_end": BATCH_SIZE}
+    with Store(run.data / "stores" / "jpeg") as store:
+        size = StreamSpec(batch_size=BATCH_SIZE).num_steps(store.split("train").num_images)
+        # One message a step, so that a message is a batch.
+        with Pipeline(store, num_threads=1, message_bytes=1 << 25) as pipeline:
+            for epoch in range(1 << 30):
+                wanted = StepRange(
+                    split="train",
+                    view="train",
+                    seed=seed,
+                    epoch=epoch,
+                    first_step=0,
+                    last_step=size,
+                    colour_std=0.1,
+                    colour_scale="sqrt_eigenvalue",
+                    pixel_format="uint8",
+                    **steps,
+                )
+                for message in pipeline.messages(wanted):
+                    if firsts is not None:
+                        part = unpack_part(message)
+                        firsts.put((part.images[:, 0].copy(), part.indices.copy()))
+                        firsts = None
+                    made.release()
+                    if end.is_set():
+                        return
+
+
+if __name__ == "__main__":
+    main(batches)
