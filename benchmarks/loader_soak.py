@@ -174,10 +174,13 @@ def main() -> int:
             thread.join()
         for replica in replicas:
             replica.end()
-    title = f"{options.minutes:g} minutes: {samples.kills} kills, {samples.stalls} stalls, {samples.restarts} restarts"
+    title = f"Soak, {options.minutes:g} minutes"
+    done = f"{samples.kills} kills, {samples.stalls} stalls, {samples.restarts} restarts"
     options.out.with_suffix(".json").write_text(json.dumps(asdict(samples)) + "\n")
     options.out.with_suffix(".svg").write_text(draw(samples, title))
-    print(f"{title}; {samples.epochs} epochs, {samples.images:,} images, {len(samples.wrong_digests)} wrong digests")
+    print(
+        f"{title}: {done}; {samples.epochs} epochs, {samples.images:,} images, {len(samples.wrong_digests)} wrong digests"
+    )
     return 1 if samples.wrong_digests else 0
 
 
