@@ -179,7 +179,8 @@ def main() -> int:
     options.out.with_suffix(".json").write_text(json.dumps(asdict(samples)) + "\n")
     options.out.with_suffix(".svg").write_text(draw(samples, title))
     print(
-        f"{title}: {done}; {samples.epochs} epochs, {samples.images:,} images, {len(samples.wrong_digests)} wrong digests"
+        f"{title}: {done}; {samples.epochs} epochs, {samples.images:,} images, "
+        f"{len(samples.wrong_digests)} wrong digests"
     )
     return 1 if samples.wrong_digests else 0
 
