@@ -234,7 +234,9 @@ def main() -> None:
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    ray.init(num_cpus=NUM_PROCESSES, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        address="local", num_cpus=NUM_PROCESSES, include_dashboard=False, log_to_driver=False, configure_logging=False
+    )
     names = options.contenders.split(",")
     spent: dict[str, list[Spent]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as scratch:

@@ -15,10 +15,11 @@ from preprocess.sidecar import read_sidecar
 from preprocess.store.format import QUARANTINE_NAME, Manifest
 from preprocess.store.reader import Store
 
-# The authors' training set, to compare a full run with: mean colour, roots of eigenvalues, eigenvectors in columns.
+# The authors' training set, to compare a full run with: mean colour, roots of eigenvalues, and eigenvectors with the
+# sign that the store's have.
 IMAGENET_MEAN = (122.7, 116.7, 104.0)
 IMAGENET_DEVIATIONS = (121.78, 37.09, 19.72)
-IMAGENET_AXES = ((0.5635, 0.5762, 0.5920), (0.7126, 0.0235, -0.7012), (0.4180, -0.8170, 0.3973))
+IMAGENET_AXES = ((0.5635, 0.5762, 0.5920), (0.7126, 0.0235, -0.7012), (-0.4180, 0.8170, -0.3973))
 _NUM_CLASSES_SHOWN = 20
 
 

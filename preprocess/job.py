@@ -84,7 +84,9 @@ class Cluster:
         if self._address is not None:
             ray.init(address=self._address, **options)
         else:
+            # Said outright: without it Ray would join whatever cluster it finds on this machine.
             ray.init(
+                address="local",
                 num_cpus=self._workers,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,

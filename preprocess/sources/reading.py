@@ -1,4 +1,4 @@
-"""Reads the images of a list one after another: files, byte ranges or rows, ahead of need where storage is far."""
+"""Reads the images of a list one after another: files, byte ranges or rows, ahead of need."""
 
 import itertools
 import time
@@ -11,9 +11,10 @@ from preprocess.sources.listing import ImageEntry, ImageList
 from preprocess.sources.parquet import read_rows
 from preprocess.sources.storage import Storage
 
-# Requests to an object store take tens of milliseconds, whatever their size: this many are under way at once.
-_REMOTE_THREADS = 16
-_REMOTE_AHEAD = 32
+# A disk that has not the file in memory takes a millisecond or more, an object store tens of them, whatever the size:
+# so many reads are under way while the task decodes, and so many images are held at most.
+_LOCAL_THREADS, _LOCAL_AHEAD = 4, 8
+_REMOTE_THREADS, _REMOTE_AHEAD = 16, 32
 _REMOTE_ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.5
 # What is wrong with one file, not with the storage: such an image goes to quarantine, anything else ends the task.
@@ -34,16 +35,13 @@ def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntr
         for entry, content in read_rows(storage, images):
             yield entry, UnreadableImageError("the row holds no bytes") if content is None else content
         return
-    if storage.is_local:
-        for entry in images:
-            yield entry, _read(storage, entry)
-        return
-    with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+    num_threads, num_ahead = (_LOCAL_THREADS, _LOCAL_AHEAD) if storage.is_local else (_REMOTE_THREADS, _REMOTE_AHEAD)
+    with ThreadPoolExecutor(num_threads) as pool:
         entries = iter(images)
         ahead: deque[tuple[ImageEntry, Future[bytes | UnreadableImageError]]] = deque()
         try:
             while True:
-                for entry in itertools.islice(entries, _REMOTE_AHEAD - len(ahead)):
+                for entry in itertools.islice(entries, num_ahead - len(ahead)):
                     ahead.append((entry, pool.submit(_read, storage, entry)))
                 if not ahead:
                     return

@@ -1,11 +1,10 @@
 """Reads files where they are: the local file system, or anything that fsspec has a URL for."""
 
 import os
+import threading
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from preprocess.errors import SourceError
-
-_MAX_OPEN_FILES = 32
 
 
 class FileInfo(NamedTuple):
@@ -19,7 +18,10 @@ class FileInfo(NamedTuple):
 
 
 class Storage(Protocol):
-    """Files below one root. Paths are relative to it, with ``/``; ``""`` is the root itself."""
+    """Files below one root, read by any number of threads.
+
+    Paths are relative to the root, with ``/``; ``""`` is the root itself.
+    """
 
     root: str
     is_local: bool
@@ -42,7 +44,7 @@ class Storage(Protocol):
         """A seekable file, which the caller closes."""
 
     def close(self) -> None:
-        """Closes the files that ``read_range`` keeps open."""
+        """Closes the files that ``read_range`` keeps open; no thread may be reading."""
 
 
 def open_storage(root: str) -> Storage:
@@ -63,7 +65,8 @@ class LocalStorage:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._files: dict[str, int] = {}
+        # Each thread keeps the file open that it read from last: the path and the descriptor, by thread.
+        self._files: dict[int, tuple[str, int]] = {}
 
     def list(self, folder: str) -> list[FileInfo]:
         prefix = f"{folder}/" if folder else ""
@@ -93,18 +96,21 @@ class LocalStorage:
             return file.read()
 
     def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
-        if path not in self._files:
-            if len(self._files) >= _MAX_OPEN_FILES:
-                os.close(self._files.pop(next(iter(self._files))))
-            self._files[path] = os.open(self._path(path), os.O_RDONLY)
-        return os.pread(self._files[path], size_bytes, offset)
+        thread = threading.get_ident()
+        opened, descriptor = self._files.get(thread, (None, -1))
+        if opened != path:
+            if opened is not None:
+                os.close(self._files.pop(thread)[1])
+            descriptor = os.open(self._path(path), os.O_RDONLY)
+            self._files[thread] = path, descriptor
+        return os.pread(descriptor, size_bytes, offset)
 
     def open(self, path: str) -> BinaryIO:
         return open(self._path(path), "rb")
 
     def close(self) -> None:
         while self._files:
-            os.close(self._files.popitem()[1])
+            os.close(self._files.popitem()[1][1])
 
     def _path(self, path: str) -> str:
         return os.path.join(self.root, path) if path else self.root
