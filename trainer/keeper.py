@@ -87,11 +87,12 @@ class Keeper:
         """After a failure: saves what is new if there are no other ranks to ask, and says what there is."""
         if self._ranks.world_size == 1:
             self.save_new()
-        return self.last_saved()
+        return last_saved(self._run_dir)
 
-    def last_saved(self) -> str:
-        """Where the run can continue, in words."""
-        paths = checkpoint.numbered(self._run_dir)
-        if not paths:
-            return "no checkpoint had been written yet"
-        return f"the last checkpoint is {paths[0]}; continue with --resume auto"
+
+def last_saved(run_dir: Path) -> str:
+    """Where a run can continue, in words."""
+    paths = checkpoint.numbered(run_dir)
+    if not paths:
+        return "no checkpoint had been written yet"
+    return f"the last checkpoint is {paths[0]}; continue with --resume auto"

@@ -22,7 +22,7 @@ from trainer.feed import DeviceBatch, Feed, allocator
 from trainer.identity import identity_of
 from trainer.inputs import Centring
 from trainer.interval import Interval
-from trainer.keeper import Keeper
+from trainer.keeper import Keeper, last_saved
 from trainer.metrics import EpochPoint, MetricsWriter
 from trainer.optimizer import PaperUpdate
 from trainer.ranks import Ranks, devices_of_rank, join_ranks, leave_ranks, local_rank
@@ -49,6 +49,9 @@ def train(config: TrainConfig) -> int:
     try:
         with LoaderClient(config.target, config.client_options) as client, StopRequests() as stop:
             return Run(config, client, devices, ranks, stop).go()
+    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        assert config.run_dir is not None
+        raise DeviceError(f"{str(error).splitlines()[0]}; {last_saved(config.run_dir)}") from None
     finally:
         leave_ranks(ranks)
 
@@ -120,16 +123,14 @@ class Run:
             except LoaderError as error:
                 raise type(error)(f"{error}; {self.keeper.save_alone()}") from None
             except DivergedError as error:
-                raise DivergedError(f"{error}; {self.keeper.last_saved()}") from None
-            except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
-                raise DeviceError(f"{error}; {self.keeper.last_saved()}") from None
+                raise DivergedError(f"{error}; {last_saved(self.run_dir)}") from None
         if stopped:
             self.keeper.save_new()
         if self.ranks.leads:
             curve = write_curve(self.run_dir)
             if stopped:
                 place = f"epoch {self.state.epoch}, step {self.state.step}"
-                write_line(f"stopped at {place}: {self.keeper.last_saved()}")
+                write_line(f"stopped at {place}: {last_saved(self.run_dir)}")
             else:
                 self._print_result(curve)
         return self.stop.exit_code if stopped else 0

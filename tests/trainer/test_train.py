@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.stores import make_store
 from tests.trainer.runs import started, train, wait_for_checkpoint
 from trainer import checkpoint
 from trainer.__main__ import main
+from trainer.columns import TwoColumns
 from trainer.metrics import read_points
 
 
@@ -202,6 +204,43 @@ def test_a_service_that_goes_away_ends_in_a_checkpoint(
     assert "continue with --resume auto" in stderr
     assert "Traceback" not in stderr
     assert final(tmp_path).global_step > 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more"), "CUDA out of memory"),
+        (torch.AcceleratorError("CUDA error: device lost"), "CUDA error: device lost"),
+    ],
+)
+def test_a_failing_device_is_one_line_and_leaves_the_last_checkpoint(
+    failure: Exception,
+    message: str,
+    loader_target: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    forward = TwoColumns.forward
+    calls = []
+
+    def fails_at_the_fifth(self: TwoColumns, *arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 5:
+            raise failure
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(TwoColumns, "forward", fails_at_the_fifth)
+    assert train(loader_target, tmp_path, "--epochs", "3", "--checkpoint-steps", "2") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error
+    assert "step-000000004.pt; continue with --resume auto" in error
+    assert final(tmp_path).global_step == 4
+
+
+def test_a_diverged_loss_is_one_line(loader_target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(loader_target, tmp_path, "--epochs", "9", "--lr", "1e9") == 1
+    assert "try a lower --lr" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_silent_service_does_not_hold_up_a_stop(tiny_store: Path, tmp_path: Path) -> None:
