@@ -74,13 +74,14 @@ def test_the_division_of_the_work_changes_no_statistics(small_folder: Path, tmp_
 
 
 def test_one_worker_and_four_write_the_same_store(small_folder: Path, tmp_path: Path) -> None:
-    # As a user types it, with a Ray of its own.
+    # As a user types it, with a Ray of its own: another that the environment names is not joined.
+    environment = os.environ | {"RAY_ADDRESS": "192.0.2.1:1"}
     stores = []
     for workers in ("1", "4"):
         command = [sys.executable, "-m", "preprocess", "run", "--source", str(small_folder), "--out", workers]
         options = ["--shorter-side", "32", "--images-per-shard", "3", "--workers", workers, "--json"]
         done = subprocess.run(
-            [*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=True
+            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=True
         )
         report = json.loads(done.stdout)
         assert (report["num_images"], report["num_shards"]) == ({"train": 36, "val": 12}, 16)

@@ -49,6 +49,13 @@ def test_white_blocks_are_exact() -> None:
     assert _accumulate(np.full((3, 3, 256, 256), 255, np.uint8)).products == (3 * 256 * 256 * 255**2,) * 6
 
 
+def test_numpy_without_vecdot_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(5).integers(0, 256, (3, 3, 48, 48), dtype=np.uint8)
+    expected = _accumulate(images).products
+    monkeypatch.delattr(np, "vecdot", raising=False)
+    assert _accumulate(images).products == expected == _oracle_products(images)
+
+
 def test_a_result_can_be_taken_in_between() -> None:
     accumulator = StatisticsAccumulator(4)
     accumulator.add([np.full((4, 4), 7, np.uint8)] * 3)
