@@ -119,7 +119,7 @@ class Comparison:
         if entry.environment is not None:
             python = str(self._bench_dir / "envs" / entry.environment / "bin" / "python")
             unpacked = self._bench_dir / "debs" / "root" / "usr" / "lib" / f"{os.uname().machine}-linux-gnu"
-            if entry.environment == "ffcv" and unpacked.exists():
+            if unpacked.exists():
                 environment["LD_LIBRARY_PATH"] = str(unpacked)
         arguments = [python, "-m", f"benchmarks.peers.{entry.module}", command, "--data", str(self._data)]
         log = self._bench_dir / "logs" / f"{entry.name}-{command}.log"

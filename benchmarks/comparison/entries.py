@@ -23,7 +23,6 @@ class Entry:
     """What to try in the search; one means no search. 0: the peer chooses."""
     mirrors: bool = True
     """Whether half of the crops must be mirrored; only the limit does not."""
-    random_windows: bool = True
     decodes: bool = True
     """False: the images come decoded from disk or memory, and are shown apart."""
 
@@ -111,7 +110,16 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
             variant="simplejpeg",
             workers=around,
         ),
-        Entry(name="spdl", title="SPDL", kind="peer", module="spdl_threads", environment="spdl", workers=many),
+        Entry(name="spdl", title="SPDL, FFmpeg", kind="peer", module="spdl_threads", environment="spdl", workers=many),
+        Entry(
+            name="spdl-simplejpeg",
+            title="SPDL, simplejpeg",
+            kind="peer",
+            module="spdl_threads",
+            environment="spdl",
+            variant="simplejpeg",
+            workers=many,
+        ),
         Entry(
             name="ray-data", title="Ray Data", kind="peer", module="ray_dataset", environment="ray", workers=(cores,)
         ),

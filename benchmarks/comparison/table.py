@@ -123,14 +123,14 @@ def markdown(document: dict[str, Any]) -> str:
 def _rows(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         "| | images/s | least to most | workers | CPU s / 1,000 images | of them the consumer's "
-        "| memory MB | first batch s |",
-        "|---|---:|---|---:|---:|---:|---:|---:|",
+        "| memory MB | first batch s | differs by |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in sorted(rows, key=lambda row: -row.get("images_per_s", {"median": 0.0})["median"]):
         title = f"**{row['title']}**" if row["kind"] == "ours" else row["title"]
         if "images_per_s" not in row:
             reason = row["skipped"] or "; ".join(row["failures"]) or "not yet measured"
-            lines.append(f"| {title} | | {reason} | | | | | |")
+            lines.append(f"| {title} | | {reason} | | | | | | |")
             continue
         rate = row["images_per_s"]
         cells = [f"{rate['median']:,.0f}", f"{rate['least']:,.0f} to {rate['most']:,.0f}", row["workers"] or "auto"]
@@ -139,6 +139,7 @@ def _rows(rows: Sequence[dict[str, Any]]) -> list[str]:
             ("consumer_cpu_s_per_1000", 3),
             ("memory_mb", 0),
             ("first_batch_s", 1),
+            ("difference", 1),
         ):
             cells.append("" if row[name] is None else f"{row[name]:,.{digits}f}")
         lines.append(f"| {title} | {' | '.join(map(str, cells))} |")

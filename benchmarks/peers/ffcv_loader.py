@@ -79,6 +79,7 @@ def batches(run: Run) -> Iterator[Stream]:
         batch_size=BATCH_SIZE,
         num_workers=run.workers,
         os_cache=True,
+        custom_fields={"image": StoredBytes} if run.variant == "jpeg" else {},
         order=OrderOption.RANDOM,
         drop_last=True,
         pipelines={

@@ -1,4 +1,7 @@
-"""SPDL: files read and decoded by its own FFmpeg, cropped and mirrored by a filter; threads, in-process."""
+"""SPDL: files decoded by FFmpeg, cropped and mirrored by its filters, in SPDL's pipeline of threads; in-process.
+
+--variant simplejpeg: SPDL's pipeline alone, with simplejpeg and NumPy doing the work.
+"""
 
 import random
 from collections.abc import Iterator
@@ -6,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import spdl.io
 from spdl.pipeline import PipelineBuilder
 
@@ -32,13 +36,23 @@ def batches(run: Run) -> Iterator[Stream]:
         buffer = spdl.io.convert_frames([frames for _, frames in decoded])
         return spdl.io.to_numpy(buffer), np.array([index for index, _ in decoded])
 
+    def decode_array(index: int) -> tuple[int, np.ndarray]:
+        top, left = random.randint(0, SIDE - CROP), random.randint(0, SIDE - CROP)
+        pixels = simplejpeg.decode_jpeg((files / f"{index:06d}.jpg").read_bytes())
+        window = pixels[top : top + CROP, left : left + CROP]
+        return index, window[:, ::-1] if random.random() < 0.5 else window
+
+    def pack_arrays(decoded: list) -> tuple[np.ndarray, np.ndarray]:
+        return np.stack([window for _, window in decoded]), np.array([index for index, _ in decoded])
+
+    work, finish = (decode_array, pack_arrays) if run.variant == "simplejpeg" else (decode, pack)
     pipeline = (
         PipelineBuilder()
         .add_source(endless(num_stored(run.data)))
         .disaggregate()
-        .pipe(decode, concurrency=run.workers)
+        .pipe(work, concurrency=run.workers)
         .aggregate(BATCH_SIZE)
-        .pipe(pack)
+        .pipe(finish)
         .add_sink(3)
         .build(num_threads=run.workers + 1)
     )
