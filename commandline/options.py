@@ -136,6 +136,7 @@ def _add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
                 keywords["help"] += f" (default: {_show(default)})"
         if spec["positional"]:
             keywords.pop("default")
+            keywords["metavar"] = spec["metavar"] or field.name.upper()
             if many:
                 keywords |= {"nargs": "+" if required else "*", "type": _scalar_parser(field.name, kind)}
             elif not required:

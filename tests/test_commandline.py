@@ -1,0 +1,167 @@
+"""A dataclass as a command line."""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from commandline import Command, Progress, option, run_program
+from commandline.logs import JsonFormatter
+from commandline.options import parse_size
+from commandline.progress import format_duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintConfig:
+    """Options of a command that paints."""
+
+    wall: Path = field(metadata=option("what to paint", positional=True))
+    colour: Literal["red", "blue"] = field(default="red", metadata=option("100% of this colour"))
+    coats: int = field(default=1, metadata=option("how often"))
+    dry: bool = field(default=False, metadata=option("let it dry"))
+    primer: bool = field(default=True, metadata=option("prime it first"))
+    budget_bytes: int = field(default=1000, metadata=option("memory"))
+    helpers: tuple[str, ...] = field(default=(), metadata=option("who helps"))
+    ladder_m: float | None = field(default=None, metadata=option("length of the ladder"))
+
+    def __post_init__(self) -> None:
+        if self.coats < 1:
+            raise ValueError(f"--coats: expected at least 1, found {self.coats}")
+
+
+class WetPaintError(Exception):
+    """The user's own fault."""
+
+
+def run(*arguments: str) -> tuple[int, list[PaintConfig]]:
+    """The exit code, and the configuration if the command ran."""
+    seen: list[PaintConfig] = []
+
+    def paint(config: PaintConfig) -> None:
+        seen.append(config)
+        if config.helpers == ("nobody",):
+            raise WetPaintError("two\nlines")
+        if config.helpers == ("ctrl-c",):
+            raise KeyboardInterrupt
+        if config.helpers == ("bug",):
+            raise ZeroDivisionError
+        if config.helpers == ("missing",):
+            Path("/nowhere/at/all").read_text()
+
+    commands = [Command("paint", PaintConfig, paint, "paint a wall")]
+    return run_program("painter", "Paints.", commands, arguments, user_errors=(WetPaintError,)), seen
+
+
+def test_defaults_and_options() -> None:
+    assert run("paint", "w") == (0, [PaintConfig(wall=Path("w"))])
+    code, seen = run(
+        *("paint", "w", "--colour", "blue", "--coats", "0x10", "--dry", "--no-primer", "--budget-bytes", "2GiB"),
+        *("--helpers", "ann, bob", "--ladder-m", "2.5"),
+    )
+    assert code == 0
+    expected = PaintConfig(
+        wall=Path("w"),
+        colour="blue",
+        coats=16,
+        dry=True,
+        primer=False,
+        budget_bytes=2 << 30,
+        helpers=("ann", "bob"),
+        ladder_m=2.5,
+    )
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["paint", "w", "--coats", "0"], 2, "--coats: expected at least 1, found 0"),
+        (["paint", "w", "--helpers", "nobody"], 1, "painter paint: error: two lines"),
+        (["paint", "w", "--helpers", "missing"], 1, "/nowhere/at/all"),
+        (["paint", "w", "--helpers", "ctrl-c"], 130, "interrupted"),
+    ],
+)
+def test_outcomes(arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments)[0] == code
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["paint", "w", "--coats", "many"], "expected a whole number, found 'many'"),
+        (["paint", "w", "--budget-bytes", "1 potato"], "expected a size such as 512, 64MB or 8GiB"),
+        (["paint", "w", "--colour", "green"], "invalid choice: 'green'"),
+        (["paint", "w", "--coat", "2"], "unrecognized arguments: --coat 2"),
+        (["paint"], "required: WALL"),
+        ([], "COMMAND"),
+    ],
+)
+def test_usage_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run("paint", "w", "--helpers", "bug")
+
+
+def test_toml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "paint.toml"
+    path.write_text('coats = 2\n[paint]\ncolour = "blue"\nhelpers = ["ann"]\nbudget-bytes = "1MB"\nprimer = false\n')
+    code, (config,) = run("paint", "w", "--config", str(path), "--colour", "red")
+    assert code == 0
+    assert (config.colour, config.helpers, config.budget_bytes, config.primer) == ("red", ("ann",), 10**6, False)
+    assert config.coats == 1, "the command's own table stands for the whole file"
+    for text, message in (
+        ("coats = true", "coats: expected a whole number, found 'True'"),
+        ('colour = "green"', "colour: expected one of red, blue, found 'green'"),
+        ('dry = "yes"', "dry: expected true or false, found 'yes'"),
+        ("brush = 1", "unknown option 'brush' for paint; known: budget_bytes"),
+        ("[paint", "paint.toml"),
+    ):
+        path.write_text(text)
+        assert run("paint", "w", "--config", str(path)) == (2, [])
+        assert message in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("paint", "--help")
+    text = capsys.readouterr().out
+    for word in ("--colour {red,blue}", "--coats N", "--no-primer", "--budget-bytes SIZE", "100% of this", "--config"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("512", 512), ("1.5KiB", 1536), ("64MB", 64 * 10**6), ("2 g", 2 * 10**9), ("7B", 7)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_plain_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("painting", 10, "walls", done=4) as progress:
+        progress.advance(3, note="one is wet")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("painting: 7/10 walls, ")
+    assert ", one is wet, took " in line
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.24, "4.2s"), (185.0, "3m05s"), (7620.0, "2h07m")])
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_json_logs() -> None:
+    record = logging.makeLogRecord({"name": "a", "levelname": "INFO", "msg": "%d walls", "args": (3,), "colour": "red"})
+    fields = json.loads(JsonFormatter().format(record))
+    assert (fields["message"], fields["colour"], fields["level"]) == ("3 walls", "red", "info")
