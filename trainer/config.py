@@ -124,7 +124,7 @@ class TrainConfig(ServiceConfig):
         default="float32", metadata=option("bfloat16: autocast products and convolutions (default: float32)")
     )
     channels_last: bool = field(
-        default=True, metadata=option("keep maps innermost in memory: 1.5 times as fast on a CPU")
+        default=True, metadata=option("keep maps innermost in memory: convolutions on a CPU run faster so")
     )
     compile: bool = field(default=False, metadata=option("torch.compile each column (needs a C++ compiler)"))
     resume: str = field(
