@@ -46,13 +46,12 @@ class Comparison:
         """Why an entry takes no part, by its name."""
 
     def prepare(self, entry: Entry) -> None:
-        """Makes the entry's own format of the images, once. What fails is skipped, with the reason."""
+        """Makes the images' form that the entry reads, once. What fails is skipped, with the reason."""
         reason = self._missing(entry)
-        done = self._data / "formats" / f".{entry.module}-{entry.variant}.done"
-        if reason is None and not done.exists():
+        done = self._data / "formats" / f".{entry.images}.done"
+        if reason is None and entry.images is not None and not done.exists():
             reason = self._command(entry, "prepare", [], _PREPARE_TIMEOUT_S)[1]
             if reason is None:
-                done.parent.mkdir(exist_ok=True)
                 done.touch()
         if reason is not None:
             self.skipped[entry.name] = reason

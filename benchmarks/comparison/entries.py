@@ -19,6 +19,8 @@ class Entry:
     environment: str | None
     """Where it runs, of benchmarks/peers/environments; None: the project's own environment."""
     variant: str = ""
+    images: str | None = None
+    """The form of the images that it reads, which the first entry that wants it makes; None: the stores and files."""
     workers: tuple[int, ...]
     """What to try in the search; one means no search. 0: the peer chooses."""
     mirrors: bool = True
@@ -32,16 +34,22 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
     cores = num_cores or len(os.sched_getaffinity(0))
     around = tuple(sorted({max(cores - 1, 1), cores, cores + 1}))
     many = tuple(sorted({cores, cores + 1, 2 * cores}))
-    limit, tf, torch = "limit", "tf_data", "torch_lmdb"
+    tf, torch = "tf_data", "torch_lmdb"
+    at_most_cores = tuple(workers for workers in around if workers <= cores)  # FFCV takes no more
     return (
-        Entry(
-            name="limit",
-            title="the limit: libjpeg-turbo in C, decode and crop alone",
-            kind="limit",
-            module=limit,
-            environment=None,
-            workers=(cores,),
-            mirrors=False,
+        *(
+            Entry(
+                name=f"limit-{variant}",
+                title=f"the limit: libjpeg-turbo in C, {what}",
+                kind="limit",
+                module="limit",
+                environment=None,
+                variant=variant,
+                images="limit",
+                workers=(cores,),
+                mirrors=False,
+            )
+            for variant, what in (("whole", "decode and crop alone"), ("region", "decoding the crop's region alone"))
         ),
         Entry(
             name="ours-pipeline-1",
@@ -63,9 +71,18 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
         ),
         _ours("ours-shm", "ours: JPEG store, same-host shared memory", "shm-jpeg", around),
         _ours("ours-grpc", "ours: JPEG store, gRPC", "grpc-jpeg", around),
-        Entry(name="tf-data", title="tf.data", kind="peer", module=tf, environment="tensorflow", workers=(0, *around)),
+        Entry(
+            name="tf-data",
+            images="tfrecord",
+            title="tf.data",
+            kind="peer",
+            module=tf,
+            environment="tensorflow",
+            workers=(0, *around),
+        ),
         Entry(
             name="tf-service",
+            images="tfrecord",
             title="tf.data service, no compression",
             kind="peer",
             module=tf,
@@ -75,6 +92,7 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
         ),
         Entry(
             name="tf-service-compressed",
+            images="tfrecord",
             title="tf.data service, default compression",
             kind="peer",
             module=tf,
@@ -82,18 +100,28 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
             variant="service-compressed",
             workers=(0, cores),
         ),
-        Entry(name="dali", title="DALI, CPU", kind="peer", module="dali_cpu", environment="dali", workers=many),
+        Entry(
+            name="dali",
+            images="dali",
+            title="DALI, CPU",
+            kind="peer",
+            module="dali_cpu",
+            environment="dali",
+            workers=many,
+        ),
         Entry(
             name="ffcv",
+            images="ffcv-jpeg",
             title="FFCV, JPEG",
             kind="peer",
             module="ffcv_loader",
             environment="ffcv",
             variant="jpeg",
-            workers=around,
+            workers=at_most_cores,
         ),
         Entry(
             name="torch-pillow-simd",
+            images="torch-lmdb",
             title="torch DataLoader, LMDB, pillow-simd",
             kind="peer",
             module=torch,
@@ -103,6 +131,7 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
         ),
         Entry(
             name="torch-simplejpeg",
+            images="torch-lmdb",
             title="torch DataLoader, LMDB, simplejpeg",
             kind="peer",
             module=torch,
@@ -121,7 +150,13 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
             workers=many,
         ),
         Entry(
-            name="ray-data", title="Ray Data", kind="peer", module="ray_dataset", environment="ray", workers=(cores,)
+            name="ray-data",
+            images="parquet",
+            title="Ray Data",
+            kind="peer",
+            module="ray_dataset",
+            environment="ray",
+            workers=(cores,),
         ),
         _ours("ours-shm-raw", "ours: raw store, shared memory", "shm-raw", around, decodes=False),
         _ours("ours-grpc-raw", "ours: raw store, gRPC", "grpc-raw", around, decodes=False),
@@ -130,12 +165,13 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
         ),
         Entry(
             name="ffcv-raw",
+            images="ffcv-raw",
             title="FFCV, RAW",
             kind="peer",
             module="ffcv_loader",
             environment="ffcv",
             variant="raw",
-            workers=around,
+            workers=at_most_cores,
             decodes=False,
         ),
     )

@@ -77,7 +77,7 @@ def _ratio(ours: Sequence[Sample], peers: Sequence[Sample]) -> dict[str, float |
 
 def _cpu_to_limit(sound: dict[str, list[Sample]]) -> dict[str, float]:
     """Processor time of our entries an image, over that of the C loop, from pairs within a round."""
-    limit = {sample.round: sample.figures["cpu_s_per_1000"] for sample in sound.get("limit", [])}
+    limit = {sample.round: sample.figures["cpu_s_per_1000"] for sample in sound.get("limit-whole", [])}
     found = {}
     for name in ("ours-pipeline-1", "ours-grpc", "ours-shm"):
         ratios = [s.figures["cpu_s_per_1000"] / limit[s.round] for s in sound.get(name, []) if s.round in limit]

@@ -1,9 +1,10 @@
 /* The limit: libjpeg-turbo decoding stored images and copying a random 224x224 crop into a batch, and nothing else.
 
-   limit IMAGES OFFSETS THREADS SECONDS WARMUP_S SAMPLE
+   limit IMAGES OFFSETS THREADS SECONDS WARMUP_S SAMPLE whole|region
 
    IMAGES: JPEGs of 256x256 one behind the other; OFFSETS: int64 [N + 1]. No queues, no consumer, no mirroring: each
-   thread fills batches of its own. Prints "images seconds cpu_seconds" and writes the first thread's first batch to
+   thread fills batches of its own. "whole" decodes all of an image, as programs do that call a JPEG library through
+   Python; "region" skips rows and blocks outside the crop (jpeg_skip_scanlines, jpeg_crop_scanline). Prints "images seconds cpu_seconds" and writes the first thread's first batch to
    SAMPLE (128 int64 indices, then its pixels). */
 
 #include <fcntl.h>
@@ -27,6 +28,7 @@ static const int64_t *offsets;
 static int64_t num_images;
 static volatile int stage; /* 0: warming up, 1: measuring, 2: done */
 static const char *sample_path;
+static int only_region;
 
 static void *map(const char *path, size_t *size) {
   struct stat info;
@@ -87,11 +89,20 @@ static void *work(void *argument) {
       jpeg.dct_method = JDCT_ISLOW;
       jpeg.do_fancy_upsampling = TRUE;
       jpeg_start_decompress(&jpeg);
-      while (jpeg.output_scanline < SIDE)
-        jpeg_read_scanlines(&jpeg, rows + jpeg.output_scanline, SIDE - jpeg.output_scanline);
-      jpeg_finish_decompress(&jpeg);
+      JDIMENSION first = 0, width = SIDE, last_row = SIDE;
+      if (only_region) {
+        first = left, width = CROP, last_row = top + CROP;
+        jpeg_crop_scanline(&jpeg, &first, &width); /* widens the window to whole blocks */
+        jpeg_skip_scanlines(&jpeg, top);
+      }
+      while (jpeg.output_scanline < last_row)
+        jpeg_read_scanlines(&jpeg, rows + jpeg.output_scanline, last_row - jpeg.output_scanline);
+      if (only_region)
+        jpeg_abort_decompress(&jpeg);
+      else
+        jpeg_finish_decompress(&jpeg);
       for (int y = 0; y < CROP; y++)
-        memcpy(batch + (size_t)i * IMAGE_BYTES + y * CROP * 3, rows[top + y] + left * 3, CROP * 3);
+        memcpy(batch + (size_t)i * IMAGE_BYTES + y * CROP * 3, rows[top + y] + (left - first) * 3, CROP * 3);
       if (stage == 1) self->done++;
     }
     if (!sampled && stage < 2) {
@@ -112,8 +123,8 @@ static void *work(void *argument) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 7) {
-    fprintf(stderr, "usage: limit IMAGES OFFSETS THREADS SECONDS WARMUP_S SAMPLE\n");
+  if (argc != 8) {
+    fprintf(stderr, "usage: limit IMAGES OFFSETS THREADS SECONDS WARMUP_S SAMPLE whole|region\n");
     return 2;
   }
   size_t size;
@@ -122,6 +133,7 @@ int main(int argc, char **argv) {
   num_images = (int64_t)(size / 8) - 1;
   int num_threads = atoi(argv[3]);
   sample_path = argv[6];
+  only_region = strcmp(argv[7], "region") == 0;
   struct worker *workers = calloc(num_threads, sizeof *workers);
   for (int i = 0; i < num_threads; i++) {
     workers[i].number = i;

@@ -1,4 +1,4 @@
-"""The limit: the C loop of limit.c, compiled here; no consumer, no mirroring."""
+"""The limit: the C loop of limit.c, compiled here; no consumer, no mirroring. --variant whole or region."""
 
 import subprocess
 from pathlib import Path
@@ -22,7 +22,11 @@ def main() -> None:
     inputs = [run.data / "images.bin", folder / "offsets.bin"]
     numbers = [run.workers, run.seconds, max(run.warmup_s, 0.3)]
     line = subprocess.run(
-        [program, *inputs, *map(str, numbers), sample], check=True, stdout=subprocess.PIPE, text=True, timeout=60
+        [program, *inputs, *map(str, numbers), sample, run.variant],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
     ).stdout
     images, seconds, cpu_s = map(float, line.split())
     content = np.fromfile(sample, np.uint8)
