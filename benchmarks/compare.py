@@ -12,6 +12,7 @@ measurement. Progress is kept in BENCH_DIR/journal.jsonl: the same command goes 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -165,7 +166,22 @@ def _has_transports() -> bool:
     return "--transport" in told.stdout
 
 
-def main() -> None:
+def main() -> int:
+    """Runs until done, Ctrl-C or SIGTERM; the measurement under way is ended, those taken are kept."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        compare()
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def compare() -> None:
+    """The whole comparison, as the command line asks for it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench-dir", type=Path, default=Path(os.environ.get("ALEXNET_BENCH_DIR", "bench-envs")))
     parser.add_argument("--images", type=int, default=8192, help="stored training images (default: 8192)")
@@ -221,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

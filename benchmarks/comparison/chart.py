@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-_WIDTH, _LABELS, _BAR, _STEP, _TOP = 860, 330, 18, 28, 52
+_WIDTH, _LABELS, _BAR, _STEP, _TOP = 900, 350, 18, 28, 52
 _COLOURS = {"ours": "#2563a8", "peer": "#9aa5b1", "limit": "#d9a441"}
 
 

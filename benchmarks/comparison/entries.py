@@ -49,11 +49,11 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
                 workers=(cores,),
                 mirrors=False,
             )
-            for variant, what in (("whole", "decode and crop alone"), ("region", "decoding the crop's region alone"))
+            for variant, what in (("whole", "decode and crop"), ("region", "decode the region"))
         ),
         Entry(
             name="ours-pipeline-1",
-            title="ours: decode pipeline without transport, 1 process",
+            title="ours: decode pipeline alone, 1 process",
             kind="ours",
             module="ours",
             environment=None,
@@ -62,7 +62,7 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
         ),
         Entry(
             name="ours-pipeline-2",
-            title="ours: decode pipeline without transport, 2 processes",
+            title="ours: decode pipeline alone, 2 processes",
             kind="ours",
             module="ours",
             environment=None,
@@ -199,6 +199,23 @@ class Target:
     at_least: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """An upper bound that the project holds itself to."""
+
+    entry: str
+    figure: str
+    """``cpu_to_limit``, or a figure of the entry's row."""
+    title: str
+    at_most: float
+
+
+BOUNDS = (
+    Bound(entry="ours-grpc", figure="cpu_to_limit", title="processor time, to the C loop's", at_most=1.5),
+    Bound(entry="ours-shm", figure="cpu_to_limit", title="processor time, to the C loop's", at_most=1.5),
+    Bound(entry="ours-grpc", figure="consumer_cpu_s_per_1000", title="client's CPU s / 1,000 images", at_most=0.05),
+    Bound(entry="ours-shm", figure="consumer_cpu_s_per_1000", title="client's CPU s / 1,000 images", at_most=0.02),
+)
 TARGETS = (
     Target(entry="ours-grpc", against="tf-service", at_least=1.4),
     Target(entry="ours-grpc", against="tf-data", at_least=1.0),

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison.entries import TARGETS, Entry
+from benchmarks.comparison.entries import BOUNDS, TARGETS, Entry
 from benchmarks.comparison.samples import Sample
 
 _BEGIN, _END = "<!-- table: written by scripts/bench -->", "<!-- end of table -->"
@@ -94,6 +94,8 @@ def markdown(document: dict[str, Any]) -> str:
         f"{document['date']}; {machine['processor']}, {machine['cores']} cores, load {machine['load_before']:.1f} "
         f"({idle}); {settings['images']}, {settings['mean_jpeg_bytes'] / 1e3:.1f} KB a JPEG; "
         f"{settings['rounds']} rounds of {settings['seconds']:g} s.",
+        "",
+        "![Images a second](performance.svg)",
     ]
     for decodes, title in ((True, "JPEG decoded on the way"), (False, "Already decoded")):
         rows = [row for row in document["rows"] if row["decodes"] == decodes]
@@ -115,8 +117,18 @@ def markdown(document: dict[str, Any]) -> str:
             met = "" if ratio["median"] >= ratio["at_least"] else " (missed)"
             shown = [f"{ratio['median']:.2f}{met}", f"{ratio['least']:.2f} to {ratio['most']:.2f}"]
         lines.append(f"| {titles[ratio['of']]} | {titles[ratio['to']]} | {ratio['at_least']:g} | {' | '.join(shown)} |")
-    for name, ratio in document["cpu_to_limit"].items():
-        lines.append(f"| CPU time an image, {titles[name]} | the limit | at most 1.5 | {ratio:.2f} | |")
+    lines += ["", "| | | at most | median |", "|---|---|---|---|"]
+    rows_by_name = {row["name"]: row for row in document["rows"]}
+    for bound in BOUNDS:
+        if bound.entry in titles:
+            row = rows_by_name[bound.entry]
+            found = (
+                document["cpu_to_limit"].get(bound.entry) if bound.figure == "cpu_to_limit" else row.get(bound.figure)
+            )
+            told = "not measured"
+            if found is not None:
+                told = f"{found:.3g}{'' if found <= bound.at_most else ' (missed)'}"
+            lines.append(f"| {titles[bound.entry]} | {bound.title} | {bound.at_most:g} | {told} |")
     return "\n".join(lines) + "\n"
 
 
