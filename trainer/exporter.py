@@ -45,6 +45,8 @@ class Exporter:
                 ("learning_rate", "Learning rate of the weights."),
             )
         }
+        for gauge in self._gauges.values():
+            gauge.set(float("nan"))  # nothing is known before the first point; 0 would be drawn as a value
         ProcessCollector(registry=registry)
         exporter = self
 

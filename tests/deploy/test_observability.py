@@ -65,7 +65,7 @@ def _wait_for_first_step(address: str) -> None:
     while True:
         try:
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-                if not re.search(rb"^alexnet_trainer_step 0", answer.read(), re.MULTILINE):
+                if re.search(rb"^alexnet_trainer_step [1-9]", answer.read(), re.MULTILINE):
                     return
         except OSError:
             pass
