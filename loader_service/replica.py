@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 
 import grpc
 import numpy as np
+from grpc.experimental import ChannelOptions
 
 from loader_service.errors import (
     AccessError,
@@ -100,6 +101,10 @@ class Connection:
             ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
+            # The thread that iterates over a stream waits for its events itself. With gRPC's own thread between, a
+            # cancelled call was seen not to end its iteration when the server had begun to shut down; and it costs a
+            # switch of threads a message.
+            (ChannelOptions.SingleThreadedUnaryStream, 1),
             # Channels to one address would share a connection, and with it a flow-control window and its back-off.
             ("grpc.use_local_subchannel_pool", 1),
         ]

@@ -32,6 +32,7 @@ _FIRST_BACKOFF_S = 0.05
 _STEADY_AFTER_S = 1.0
 _MAX_BACKOFF_S = 1.0
 _IDLE_WAIT_S = 0.05
+_CLOSE_TIMEOUT_S = 10.0
 
 
 class BatchStream(Iterator[Batch]):
@@ -113,7 +114,7 @@ class BatchStream(Iterator[Batch]):
             if self._closed:
                 raise StopIteration
             while self._position not in self._ready:
-                if self._book.is_finished:
+                if self._book.is_finished or self._closed:
                     break
                 failure = self._lost.get(self._position, self._fatal)
                 if failure is not None:
@@ -135,7 +136,10 @@ class BatchStream(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Cancels what is under way and ends the threads. Batches already taken stay valid."""
+        """Cancels what is under way and ends the threads, waiting a few seconds for them at most.
+
+        Batches already taken stay valid.
+        """
         with self._changed:
             self._closed = True
             calls = [activity.call for activity in self._active.values()]
@@ -143,8 +147,9 @@ class BatchStream(Iterator[Batch]):
             self._changed.notify_all()
         for call in calls:
             call.cancel()
+        deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(deadline - time.monotonic(), 0.0))
 
     def _why_unavailable(self) -> str:
         reasons = "; ".join(map(str, self._failures.values())) or "nothing arrived from " + ", ".join(self._known)

@@ -1,6 +1,7 @@
 """The server's edges: statuses, limits, damage, health."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader_service.client import ClientOptions, LoaderClient
-from loader_service.errors import DataLossError
-from loader_service.pipeline import pipeline_version
+from loader_service.errors import DataLossError, ServiceUnavailableError
+from loader_service.pipeline import Pipeline, pipeline_version
+from loader_service.server import LoaderServer
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from loader_service.wire import StreamSpec
@@ -188,6 +190,28 @@ def test_streams_over_the_limit(tiny_store: Path) -> None:
         assert int(dict(trailers)["retry-after-ms"]) > 0
         assert len(list(first)) == 99
         assert len(list(stub.StreamBatches(request, timeout=30))) == 100
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 1.0])
+def test_a_stream_ends_while_its_service_stops(tiny_store: Path, grace_s: float) -> None:
+    """In one process, where nothing but gRPC itself breaks the connection: no thread may be left waiting for it."""
+    for _ in range(3):
+        with Store(tiny_store) as store, Pipeline(store, num_threads=2, message_bytes=20_000) as pipeline:
+            server = LoaderServer(pipeline, "127.0.0.1:0", LIMITS)
+            server.start()
+            options = ClientOptions(unavailable_timeout_s=1.0, transport="grpc")
+            with LoaderClient([f"127.0.0.1:{server.port}"], options) as client:
+                stream = client.stream(StreamSpec(batch_size=20), num_epochs=None)
+                next(stream)
+                stopping = threading.Thread(target=server.stop, args=(grace_s,))
+                stopping.start()
+                with pytest.raises(ServiceUnavailableError):
+                    for _ in stream:
+                        pass
+                stream.close()
+                stopping.join(20)
+                assert not stopping.is_alive()
+                assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader-")]
 
 
 def test_client_waits_its_turn(tiny_store: Path) -> None:
