@@ -116,7 +116,7 @@ def test_alerts_fire_when_they_should() -> None:
 def test_every_alert_has_a_case_and_a_runbook_entry() -> None:
     cases = (DEPLOY / "prometheus/rules_test.yml").read_text("utf-8")
     runbook = (DEPLOY.parent / "docs/operations.md").read_text("utf-8")
-    for rule in rules():
+    for rule in (rule for rule in rules() if "alert" in rule):
         assert rule["alert"] in cases
         assert f"### {rule['alert']}\n" in runbook
         assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
