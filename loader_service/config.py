@@ -6,12 +6,8 @@ from typing import Literal
 
 from commandline import option
 from commandline.logs import LogFormat
-from loader_service.client import ClientOptions
-from loader_service.replica import Security
-from loader_service.stream import Transport
+from loader_service.connect import ConnectConfig, is_loopback
 from loader_service.wire import Limits, StreamSpec, View
-
-LOOPBACK_HOSTS = ("127.", "localhost", "[::1]", "unix:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,54 +107,19 @@ class ServeConfig:
         )
 
 
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach ``address``."""
-    return address.startswith(LOOPBACK_HOSTS)
-
-
 @dataclass(frozen=True, kw_only=True)
-class ConnectConfig:
-    """Options of every command that is a client."""
+class AskConfig(ConnectConfig):
+    """Options of every command here that asks a running service."""
 
-    target: tuple[str, ...] = field(
-        metadata=option("loaders to ask; dns:NAME:PORT stands for all addresses of NAME", metavar="HOST:PORT[,...]")
-    )
-    tls_ca: Path | None = field(
-        default=None,
-        metadata=option("PEM file of the authority that signed the loaders' certificates: turns TLS on"),
-    )
-    tls_cert: Path | None = field(default=None, metadata=option("PEM file of this client's certificate"))
-    tls_key: Path | None = field(default=None, metadata=option("PEM file of this client's private key"))
-    tls_server_name: str | None = field(
-        default=None, metadata=option("name to expect in the loaders' certificates", metavar="NAME")
-    )
-    token_file: Path | None = field(default=None, metadata=option("file with the bearer token on its first line"))
-    service_timeout_s: float = field(default=60.0, metadata=option("go on without any loader for so long"))
-    transport: Transport = field(
-        default="auto",
-        metadata=option("auto: shared memory with loaders on this machine, else gRPC; or one of them only"),
-    )
     json: bool = field(default=False, metadata=option("print the result as JSON"))
 
     def __post_init__(self) -> None:
-        if not self.target:
-            raise ValueError("--target: expected at least one HOST:PORT, found none")
-        self.client_options  # noqa: B018  # raises for options that do not fit together
-
-    @property
-    def client_options(self) -> ClientOptions:
-        security = Security(
-            tls_ca=self.tls_ca,
-            tls_cert=self.tls_cert,
-            tls_key=self.tls_key,
-            tls_server_name=self.tls_server_name,
-            token_file=self.token_file,
-        )
-        return ClientOptions(unavailable_timeout_s=self.service_timeout_s, transport=self.transport, security=security)
+        super().__post_init__()
+        self.require_target()
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig(ConnectConfig):
+class StreamConfig(AskConfig):
     """Options that choose a stream."""
 
     split: str = field(default="train", metadata=option("split to stream"))
@@ -213,7 +174,7 @@ class PreviewConfig(StreamConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HealthcheckConfig(ConnectConfig):
+class HealthcheckConfig(AskConfig):
     """Options of ``healthcheck``."""
 
     timeout_s: float = field(default=3.0, metadata=option("wait for an answer for so long"))

@@ -1,72 +1,21 @@
-"""The trainer's command line."""
+"""The trainer's command line: ``python -m trainer COMMAND`` or ``alexnet-trainer COMMAND``."""
 
 import os
 import sys
 from collections.abc import Sequence
-
-from commandline import Command, run_program
-from loader_service.errors import LoaderError
-from trainer.config import EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
-from trainer.errors import TrainerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     # torch's OpenMP threads spin at the end of each operation. Beside a loader on the same cores they spin while the
     # one they wait for has no core, and a step takes ten times as long or more (benchmarks/trainer_step.py). OpenMP
-    # reads this once, when torch is loaded: hence also the late imports below.
+    # reads this once, when torch is loaded: hence the late import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return run_program(
-        "alexnet-trainer",
-        "Trains AlexNet as two columns on two devices, from the loader service.",
-        [
-            Command(
-                "train",
-                TrainConfig,
-                _train,
-                "train a network, or continue",
-                "Trains a network, or continues. To get the published numbers (40.7 / 18.2 % error, ten crops) use\n"
-                "--recipe convnet2012, the default: it is what the authors ran. --recipe paper is the text's words.\n"
-                "Start it with torchrun to use more than two devices.",
-            ),
-            Command("evaluate", EvaluateConfig, _evaluate, "error rates of a network, centre and ten crops"),
-            Command("predict", PredictConfig, _predict, "what a network makes of picture files"),
-            Command("report", ReportConfig, _report, "one HTML file about a run: curves, filters, examples"),
-            Command("export", ExportConfig, _export, "a network's weights as a safetensors file"),
-        ],
-        argv,
-        user_errors=(LoaderError, TrainerError),
-    )
+    # gRPC's core logs in a format of its own what we say in one line; it too reads this once.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from trainer.commands import run
 
-
-def _train(config: TrainConfig) -> int:
-    from trainer.train import train
-
-    return train(config)
-
-
-def _evaluate(config: EvaluateConfig) -> int:
-    from trainer.evaluate_command import run_evaluate
-
-    return run_evaluate(config)
-
-
-def _predict(config: PredictConfig) -> int:
-    from trainer.predict import run_predict
-
-    return run_predict(config)
-
-
-def _report(config: ReportConfig) -> int:
-    from trainer.report import run_report
-
-    return run_report(config)
-
-
-def _export(config: ExportConfig) -> int:
-    from trainer.safetensors_export import run_export
-
-    return run_export(config)
+    return run(argv)
 
 
 if __name__ == "__main__":

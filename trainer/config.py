@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from commandline import option
-from loader_service.client import ClientOptions
-from loader_service.config import is_loopback
-from loader_service.replica import Security
+from loader_service.connect import ConnectConfig, is_loopback
 from loader_service.wire import StreamSpec, View
 from trainer.architecture import Ablation, resolve
 from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
@@ -19,51 +17,7 @@ ColourPca = Literal["recipe", "sqrt_eigenvalue", "unit_eigenvalue", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServiceConfig:
-    """Options of every command that reads from loaders."""
-
-    target: tuple[str, ...] = field(
-        default=(),
-        metadata=option(
-            "loaders to read from; dns:NAME:PORT stands for all addresses of NAME", metavar="HOST:PORT[,...]"
-        ),
-    )
-    service_timeout_s: float = field(default=60.0, metadata=option("go on without any loader for so long"))
-    prefetch_steps: int = field(default=8, metadata=option("batches in memory or on their way, at most"))
-    tls_ca: Path | None = field(
-        default=None,
-        metadata=option("PEM file of the authority that signed the loaders' certificates: turns TLS on"),
-    )
-    tls_cert: Path | None = field(default=None, metadata=option("PEM file of this client's certificate"))
-    tls_key: Path | None = field(default=None, metadata=option("PEM file of this client's private key"))
-    tls_server_name: str | None = field(
-        default=None, metadata=option("name to expect in the loaders' certificates", metavar="NAME")
-    )
-    token_file: Path | None = field(default=None, metadata=option("file with the bearer token on its first line"))
-
-    def __post_init__(self) -> None:
-        self.client_options  # noqa: B018  # raises for options that do not fit together
-
-    @property
-    def client_options(self) -> ClientOptions:
-        security = Security(
-            tls_ca=self.tls_ca,
-            tls_cert=self.tls_cert,
-            tls_key=self.tls_key,
-            tls_server_name=self.tls_server_name,
-            token_file=self.token_file,
-        )
-        return ClientOptions(
-            unavailable_timeout_s=self.service_timeout_s, prefetch_steps=self.prefetch_steps, security=security
-        )
-
-    def require_target(self) -> None:
-        if not self.target:
-            raise ValueError("--target: expected at least one HOST:PORT, found none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(ServiceConfig):
+class TrainConfig(ConnectConfig):
     """Options of ``train``."""
 
     run_dir: Path | None = field(default=None, metadata=option("folder for checkpoints, metrics and pictures"))
@@ -231,7 +185,7 @@ class TrainConfig(ServiceConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(ServiceConfig):
+class EvaluateConfig(ConnectConfig):
     """Options of ``evaluate``."""
 
     checkpoint: tuple[Path, ...] = field(
@@ -256,7 +210,7 @@ class EvaluateConfig(ServiceConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(ServiceConfig):
+class ReportConfig(ConnectConfig):
     """Options of ``report``."""
 
     run_dir: Path = field(metadata=option("the run's folder", positional=True))

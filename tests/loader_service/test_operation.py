@@ -157,7 +157,7 @@ def test_digest_preview_and_bench(loader_target: str, tmp_path: Path, capsys: py
     [
         (["serve", "--store", "/nowhere"], 1, "/nowhere: expected a store with manifest.json, found no such folder"),
         (["digest", "--target", "127.0.0.1:1", "--seed", "-1"], 2, "seed: expected 0 to 2**64 - 1, found -1"),
-        (["digest"], 2, "--target must be given"),
+        (["digest"], 2, "--target: expected at least one HOST:PORT, found none"),
     ],
 )
 def test_mistakes_are_one_line(
