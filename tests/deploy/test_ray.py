@@ -30,7 +30,10 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     nodes: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args=nodes | {"include_dashboard": False})
+    # A dead node is noticed after a second and a half, not fifteen.
+    noticing = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    head = nodes | {"include_dashboard": False, "_system_config": noticing}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.add_node(**nodes)
         yield cluster
