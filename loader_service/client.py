@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Self
 from weakref import WeakSet
 
-import numpy as np
-
+from loader_service.arrays import ArrayPool
 from loader_service.assembly import Allocate
 from loader_service.errors import InvalidRequestError, LoaderError, MismatchError, ServiceUnavailableError
 from loader_service.replica import Replica, Security, resolve
@@ -115,13 +114,14 @@ class LoaderClient:
         epoch: int = 0,
         step: int = 0,
         num_epochs: int | None = 1,
-        allocate: Allocate = np.empty,
+        allocate: Allocate | None = None,
     ) -> BatchStream:
         """Batches from (``epoch``, ``step``) on, in order, across epochs, until ``num_epochs`` after ``epoch`` have
         ended (None: without end).
 
-        ``allocate(shape, dtype)`` makes the arrays that images are received into, which then belong to the batch:
-        pass one that returns pinned memory to copy from it to a GPU. Raises InvalidRequestError when the spec does
+        ``allocate(shape, dtype)`` makes the arrays that images are received into, which then belong to the batch
+        (default: arrays that are used again once nobody refers to them): pass one that returns pinned memory to copy
+        from it to a GPU. Raises InvalidRequestError when the spec does
         not fit the store, and what ``describe`` raises.
         """
         description = self.describe()
@@ -147,7 +147,7 @@ class LoaderClient:
             epoch=epoch,
             step=step,
             num_epochs=num_epochs,
-            allocate=allocate,
+            allocate=allocate or ArrayPool(self._options.prefetch_steps + 4),
             stall_timeout_s=self._options.stall_timeout_s,
             unavailable_timeout_s=self._options.unavailable_timeout_s,
             window=self._options.prefetch_steps,

@@ -69,7 +69,7 @@ class RemoteLoader:
             pixel_format=pixel_format,
         )
         self._client = LoaderClient(target.split(","), options)
-        self._allocate = _pinned if pin_memory else np.empty
+        self._allocate = _pinned if pin_memory else None
         self._transform = transform
         self._epoch = 0
         self._step = 0
