@@ -11,17 +11,20 @@ from loader_service.order import epoch_order
 
 Key = tuple[int, int, int]
 
-_MAX_ORDERS = 6
+_BYTES_PER_IMAGE = 8
 
 
 class OrderCache:
-    """The most recently used epoch orders (at most six), each computed once however many ask at the same time.
+    """The most recently used epoch orders, each computed once however many ask at the same time.
+
+    At most ``max_bytes`` of them, and at least two: an epoch's and the next one's. One of ImageNet takes 10 MB.
 
     Asking for an epoch also starts computing the one after it on a thread of its own, so that no reader waits at an
     epoch's border.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = 1 << 30) -> None:
+        self._max_bytes = max_bytes
         self._orders: OrderedDict[Key, Future[npt.NDArray[np.int64]]] = OrderedDict()
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="order")
@@ -40,6 +43,9 @@ class OrderCache:
             if key not in self._orders:
                 self._orders[key] = self._executor.submit(epoch_order, *key)
             self._orders.move_to_end(key)
-            while len(self._orders) > _MAX_ORDERS:
-                self._orders.popitem(last=False)
-            return self._orders[key]
+            found = self._orders[key]
+            size_bytes = sum(num_images for num_images, _, _ in self._orders) * _BYTES_PER_IMAGE
+            while len(self._orders) > 2 and size_bytes > self._max_bytes:
+                (num_images, _, _), _ = self._orders.popitem(last=False)
+                size_bytes -= num_images * _BYTES_PER_IMAGE
+            return found

@@ -34,6 +34,11 @@ log = logging.getLogger(__name__)
 SERVICE = "loader_service.v1.LoaderService"
 _MAX_REQUEST_BYTES = 64 * 1024
 _RETRY_AFTER_MS = 200
+_DRAIN_POLL_S = 0.05
+_FLUSH_S = 0.2
+"""For the last messages and the status of streams that have just ended to be written."""
+_CANCEL_S = 1.0
+"""For gRPC to end the calls that were cancelled; it is not waited for longer."""
 _STATUS: dict[type[LoaderError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     MismatchError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -123,10 +128,14 @@ class LoaderServer:
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._draining.set()
         stopped = self._server.stop(grace_s)
+        # gRPC's own event may come seconds after the last stream has ended: what counts is that none is open.
+        deadline = time.monotonic() + grace_s
+        while self._streams.num_open and time.monotonic() < deadline:
+            stopped.wait(_DRAIN_POLL_S)
+        stopped.wait(min(grace_s, _FLUSH_S))
         if self._shared_memory is not None:
-            stopped.wait(grace_s)
             self._shared_memory.close()  # ends the waits for slots that clients will not give back any more
-        stopped.wait()
+        self._server.stop(0).wait(_CANCEL_S)
         self._executor.shutdown(wait=True)
 
     def _set_health(self, status: Any) -> None:
@@ -249,6 +258,12 @@ class _Admission:
                 )
             self._open[identity] = own + 1
         return _Admitted(lambda: self._leave(identity))
+
+    @property
+    def num_open(self) -> int:
+        """Streams being served now."""
+        with self._lock:
+            return sum(self._open.values())
 
     def _leave(self, identity: str) -> None:
         with self._lock:
