@@ -8,21 +8,17 @@ import numpy.typing as npt
 
 from loader_service.errors import ServiceUnavailableError
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire import Batch, Description, Part, StreamSpec
+from loader_service.wire import (
+    COLOUR_SCALE_NUMBERS,
+    PIXEL_FORMAT_NUMBERS,
+    VIEW_NUMBERS,
+    Batch,
+    Description,
+    Part,
+    StreamSpec,
+)
 
 Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
-
-_VIEWS = {
-    "train": pb.VIEW_TRAIN,
-    "centre": pb.VIEW_CENTRE,
-    "ten_crop": pb.VIEW_TEN_CROP,
-    "full": pb.VIEW_FULL,
-}
-_COLOUR_SCALES = {
-    "sqrt_eigenvalue": pb.COLOUR_SCALE_SQRT_EIGENVALUE,
-    "unit_eigenvalue": pb.COLOUR_SCALE_UNIT_EIGENVALUE,
-}
-_PIXEL_FORMATS = {"uint8": pb.PIXEL_FORMAT_UINT8, "float32": pb.PIXEL_FORMAT_FLOAT32}
 
 
 def request_for(
@@ -34,7 +30,7 @@ def request_for(
         fingerprint=description.fingerprint,
         pipeline_version=description.pipeline_version,
         split=spec.split,
-        view=_VIEWS[spec.view],
+        view=VIEW_NUMBERS[spec.view],
         crop_size=spec.crop_size or 0,
         shuffle=spec.shuffle,
         seed=spec.seed,
@@ -45,8 +41,8 @@ def request_for(
         slice_begin=begin,
         slice_end=end,
         colour_std=spec.colour_std,
-        colour_scale=_COLOUR_SCALES[spec.colour_scale],
-        pixel_format=_PIXEL_FORMATS[spec.pixel_format],
+        colour_scale=COLOUR_SCALE_NUMBERS[spec.colour_scale],
+        pixel_format=PIXEL_FORMAT_NUMBERS[spec.pixel_format],
     )
 
 

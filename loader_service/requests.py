@@ -5,19 +5,11 @@ import time
 from loader_service.errors import InvalidRequestError, MismatchError
 from loader_service.pipeline import Pipeline, StepRange, pipeline_version
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire import ColourScale, Limits, PixelFormat, View
+from loader_service.wire import COLOUR_SCALE_NUMBERS, PIXEL_FORMAT_NUMBERS, VIEW_NUMBERS, Limits
 
-VIEWS: dict[int, View] = {
-    pb.VIEW_TRAIN: "train",
-    pb.VIEW_CENTRE: "centre",
-    pb.VIEW_TEN_CROP: "ten_crop",
-    pb.VIEW_FULL: "full",
-}
-COLOUR_SCALES: dict[int, ColourScale] = {
-    pb.COLOUR_SCALE_SQRT_EIGENVALUE: "sqrt_eigenvalue",
-    pb.COLOUR_SCALE_UNIT_EIGENVALUE: "unit_eigenvalue",
-}
-PIXEL_FORMATS: dict[int, PixelFormat] = {pb.PIXEL_FORMAT_UINT8: "uint8", pb.PIXEL_FORMAT_FLOAT32: "float32"}
+VIEWS = {number: view for view, number in VIEW_NUMBERS.items()}
+COLOUR_SCALES = {number: scale for scale, number in COLOUR_SCALE_NUMBERS.items()}
+PIXEL_FORMATS = {number: pixels for pixels, number in PIXEL_FORMAT_NUMBERS.items()}
 
 
 def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "") -> pb.DescribeResponse:

@@ -3,15 +3,12 @@
 import mmap
 import os
 import socket
-import struct
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-_HELLO = struct.Struct("<16sII")
-_RELEASE = struct.Struct("<QQ")
-_GENERATION = struct.Struct("<Q")
-_SLOT_HEADER_BYTES = 64
+from loader_service.shared_memory_layout import GENERATION, HELLO, RELEASE, SLOT_HEADER_BYTES
+
 _TIMEOUT_S = 2.0
 
 
@@ -32,11 +29,11 @@ class SharedMemorySession:
         self._socket.settimeout(_TIMEOUT_S)
         try:
             self._socket.connect("\0" + name)
-            hello, descriptors, _, _ = socket.recv_fds(self._socket, _HELLO.size, 1)
-            if len(hello) != _HELLO.size or len(descriptors) != 1:
+            hello, descriptors, _, _ = socket.recv_fds(self._socket, HELLO.size, 1)
+            if len(hello) != HELLO.size or len(descriptors) != 1:
                 raise ConnectionError("the service sent no memory")
-            token, self._num_slots, self._slot_bytes = _HELLO.unpack(hello)
-            self._stride = _SLOT_HEADER_BYTES + self._slot_bytes
+            token, self._num_slots, self._slot_bytes = HELLO.unpack(hello)
+            self._stride = SLOT_HEADER_BYTES + self._slot_bytes
             try:
                 self._memory = mmap.mmap(descriptors[0], self._num_slots * self._stride, prot=mmap.PROT_READ)
             finally:
@@ -60,15 +57,15 @@ class SharedMemorySession:
         if not 1 <= slot <= self._num_slots or size_bytes > self._slot_bytes:
             raise ValueError(f"slot {slot} of {size_bytes} bytes: there is none such")
         start = (slot - 1) * self._stride
-        (found,) = _GENERATION.unpack_from(self._memory, start)
+        (found,) = GENERATION.unpack_from(self._memory, start)
         if found != generation:
             raise ValueError(f"slot {slot}: expected generation {generation}, found {found}")
-        return self._view[start + _SLOT_HEADER_BYTES : start + _SLOT_HEADER_BYTES + size_bytes]
+        return self._view[start + SLOT_HEADER_BYTES : start + SLOT_HEADER_BYTES + size_bytes]
 
     def release(self, slot: int, generation: int) -> None:
         """Gives a slot back to the service. Raises ValueError if it was overwritten since the message came."""
         self.pixels(slot, generation, 0)
-        self._socket.sendall(_RELEASE.pack(slot, generation))
+        self._socket.sendall(RELEASE.pack(slot, generation))
 
     def close(self) -> None:
         """Ends the session. Views of its memory that are still held keep it mapped until they are gone."""

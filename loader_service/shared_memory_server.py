@@ -22,14 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from loader_service.shared_memory_layout import GENERATION, HELLO, RELEASE, SLOT_HEADER_BYTES
+
 log = logging.getLogger(__name__)
 
-HELLO = struct.Struct("<16sII")
-"""Session token, number of slots, bytes of a slot; sent with the memfd."""
-RELEASE = struct.Struct("<QQ")
-"""Slot number and generation, from the client."""
-SLOT_HEADER_BYTES = 64
-"""Before the pixels: the slot's generation, uint64, and padding to a cache line."""
 _POLL_S = 0.5
 
 
@@ -81,7 +77,7 @@ class SlotPool:
             self._generations[number] += 1
             generation = self._generations[number]
         start = (number - 1) * self._stride
-        self._memory[start : start + 8].view("<u8")[0] = generation
+        GENERATION.pack_into(self._memory.data, start, generation)
         pixels = self._memory[start + SLOT_HEADER_BYTES : start + self._stride]
         return Slot(number, generation, pixels)
 

@@ -18,6 +18,22 @@ View = Literal["train", "centre", "ten_crop", "full"]
 ColourScale = Literal["sqrt_eigenvalue", "unit_eigenvalue"]
 PixelFormat = Literal["uint8", "float32"]
 
+# The numbers of loader.proto's enums.
+VIEW_NUMBERS: "dict[View, loader_pb2.View]" = {
+    "train": loader_pb2.VIEW_TRAIN,
+    "centre": loader_pb2.VIEW_CENTRE,
+    "ten_crop": loader_pb2.VIEW_TEN_CROP,
+    "full": loader_pb2.VIEW_FULL,
+}
+COLOUR_SCALE_NUMBERS: "dict[ColourScale, loader_pb2.ColourScale]" = {
+    "sqrt_eigenvalue": loader_pb2.COLOUR_SCALE_SQRT_EIGENVALUE,
+    "unit_eigenvalue": loader_pb2.COLOUR_SCALE_UNIT_EIGENVALUE,
+}
+PIXEL_FORMAT_NUMBERS: "dict[PixelFormat, loader_pb2.PixelFormat]" = {
+    "uint8": loader_pb2.PIXEL_FORMAT_UINT8,
+    "float32": loader_pb2.PIXEL_FORMAT_FLOAT32,
+}
+
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
