@@ -23,7 +23,7 @@ from loader_service.metrics import Metrics
 from loader_service.orders import OrderCache
 from loader_service.shared_memory_server import Slot, SlotPool
 from loader_service.sharing import SharedMessages, StreamPopulation
-from loader_service.wire import ColourScale, Images, Part, PixelFormat, View, pack_part
+from loader_service.wire import ColourScale, Images, Message, Part, PixelFormat, View, pack_part, unpack_part
 from preprocess.errors import DamagedRecordError
 from preprocess.store import Store
 
@@ -102,6 +102,7 @@ class Pipeline:
         self._local = threading.local()
         self._ahead = num_threads + 1
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._share_bytes = share_bytes
         self._shared = SharedMessages(share_bytes, self._executor.submit)
         self._metrics.watch_shared(lambda: self._shared.num_shared)
 
@@ -130,24 +131,36 @@ class Pipeline:
         *,
         slots: SlotPool | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
-    ) -> Iterator[bytes]:
+    ) -> Iterator[Message]:
         """The packed ``Batch`` messages of ``steps``, in order. ``client`` says who asks: other clients of the same
         stream share the work.
 
-        With ``slots``, pixels go into shared memory where they fit and are nobody else's too; then the stream waits for
-        free slots for as long as ``is_wanted()``, and ends early after that.
+        With ``slots``, pixels go into shared memory where they fit; then the stream waits for free slots for as long as
+        ``is_wanted()``, and ends early after that.
 
         Raises DataLossError, naming shard and key, when a stored record is damaged.
         """
+        if slots is not None and slots.slot_bytes < self._message_pixel_bytes(steps):
+            slots = None
         stream = replace(steps, first_step=0, last_step=0)
-        keep = self._population.note(stream, client)
+        is_shared = self._population.note(stream, client, steps.first_step, reach=self._shared_steps(steps))
         if self._population.is_solitary:
             self._shared.forget()
         jobs = self._jobs(steps)
-        if slots is not None and not keep and slots.slot_bytes >= self._message_pixel_bytes(steps):
+        if slots is not None and not is_shared:
             yield from self._messages_in_slots(jobs, slots, is_wanted)
             return
-        ahead: deque[Future[bytes]] = deque()
+        for message in self._shared_messages(jobs, stream, keep=is_shared):
+            if slots is None:
+                yield message
+                continue
+            slot = slots.acquire(is_wanted)
+            if slot is None:
+                return
+            yield _moved(message, slot)
+
+    def _shared_messages(self, jobs: Iterator[_Job], stream: StepRange, *, keep: bool) -> Iterator[Message]:
+        ahead: deque[Future[Message]] = deque()
 
         def start(job: _Job) -> None:
             key = (stream, job.step, job.offset)
@@ -163,8 +176,8 @@ class Pipeline:
 
     def _messages_in_slots(
         self, jobs: Iterator[_Job], slots: SlotPool, is_wanted: Callable[[], bool]
-    ) -> Iterator[bytes]:
-        ahead: deque[tuple[Slot, Future[bytes]]] = deque()
+    ) -> Iterator[Message]:
+        ahead: deque[tuple[Slot, Future[Message]]] = deque()
         try:
             for job in jobs:
                 slot = slots.acquire(is_wanted)
@@ -183,17 +196,6 @@ class Pipeline:
             # What was made and never sent: its slots go back once nobody writes to them any more.
             for slot, future in ahead:
                 future.add_done_callback(partial(_give_back, slots, slot))
-
-    def num_images(self, steps: StepRange) -> int:
-        """Images in ``steps``: the last step of an epoch may be short."""
-        in_split = self.store.split(steps.split).num_images
-        return sum(
-            max(
-                0,
-                min(step * steps.batch_size + steps.slice_end, in_split) - step * steps.batch_size - steps.slice_begin,
-            )
-            for step in range(steps.first_step, steps.last_step)
-        )
 
     def _jobs(self, steps: StepRange) -> Iterator[_Job]:
         num_images = self.store.split(steps.split).num_images
@@ -239,12 +241,16 @@ class Pipeline:
     def _images_per_message(self, steps: StepRange) -> int:
         return max(self.message_bytes // _image_bytes(steps), 1)
 
+    def _shared_steps(self, steps: StepRange) -> int:
+        """How many steps apart two clients can be and still share: what is kept reaches so far back."""
+        return self._share_bytes // max((steps.slice_end - steps.slice_begin) * _image_bytes(steps), 1)
+
     def _message_pixel_bytes(self, steps: StepRange) -> int:
         return self._images_per_message(steps) * _image_bytes(steps)
 
-    def _make(self, job: _Job, slot: Slot | None = None) -> bytes:
+    def _make(self, job: _Job, slot: Slot | None = None) -> Message:
         with self._metrics.make_seconds.time():
-            return self._packed(job, slot)
+            return Message(self._packed(job, slot), len(job.indices))
 
     def _packed(self, job: _Job, slot: Slot | None) -> bytes:
         steps = job.range
@@ -316,8 +322,16 @@ class Pipeline:
         return finished
 
 
-def _give_back(slots: SlotPool, slot: Slot, _: Future[bytes]) -> None:
+def _give_back(slots: SlotPool, slot: Slot, _: Future[Message]) -> None:
     slots.release(slot.number, slot.generation)
+
+
+def _moved(message: Message, slot: Slot) -> Message:
+    """A message that holds its pixels, with them in ``slot`` instead."""
+    part = unpack_part(message.body)
+    pixels = part.images.reshape(-1).view(np.uint8)
+    np.copyto(slot.pixels[: pixels.size], pixels)
+    return Message(pack_part(replace(part, slot=slot.number, generation=slot.generation)), message.num_images)
 
 
 def _image_bytes(steps: StepRange) -> int:

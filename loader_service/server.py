@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from prometheus_client import Counter
 
 from loader_service.errors import (
     AccessError,
@@ -27,7 +28,7 @@ from loader_service.requests import describe, step_range
 from loader_service.shared_memory_server import SharedMemoryServer, SlotPool, is_supported
 from loader_service.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire import Limits
+from loader_service.wire import Limits, Message
 
 log = logging.getLogger(__name__)
 
@@ -176,11 +177,8 @@ class LoaderServer:
                 messages = self._pipeline.messages(
                     steps, client, slots=self._slots(metadata), is_wanted=context.is_active
                 )
-                yield from self._measured(messages, context)
-            num_steps = steps.last_step - steps.first_step
-            num_images = self._pipeline.num_images(steps)
-            self._metrics.images.labels(steps.split, steps.view).inc(num_images)
-            log.debug("served %d steps, %d images", num_steps, num_images, extra={"client": client})
+                yield from self._counted(messages, self._metrics.images.labels(steps.split, steps.view), context)
+            log.debug("served %d steps", steps.last_step - steps.first_step, extra={"client": client})
         except LoaderError as error:
             code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
             self._metrics.errors.labels(code.name).inc()
@@ -199,8 +197,8 @@ class LoaderServer:
             raise ServiceUnavailableError("the shared-memory session has ended; connect again")
         return session
 
-    def _measured(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Passes messages on, with the time they were waited for and the time their reader took."""
+    def _counted(self, messages: Iterator[Message], images: Counter, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Passes messages on; counts them, the time they were waited for and the time their reader took."""
         metrics = self._metrics
         asked_at = time.perf_counter()
         for message in messages:
@@ -208,10 +206,12 @@ class LoaderServer:
             metrics.wait_seconds.observe(ready_at - asked_at)
             if not context.is_active():
                 return
-            yield message
+            # Before the message goes: a client that has its last one ends the call, and nothing runs here after that.
+            images.inc(message.num_images)
+            metrics.sent_bytes.inc(len(message.body))
+            yield message.body
             asked_at = time.perf_counter()
             metrics.send_seconds.observe(asked_at - ready_at)
-            metrics.sent_bytes.inc(len(message))
 
     def _identity(self, context: grpc.ServicerContext, metadata: dict[str, str | bytes]) -> str:
         """Who is asking, as limits count them: the token's holder, or the host whatever its connections."""

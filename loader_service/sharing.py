@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 
+from loader_service.wire import Message
+
 
 class SharedMessages:
     """Recent messages by key, up to ``max_bytes`` of them; 0 keeps none and shares only what is being made.
@@ -19,16 +21,16 @@ class SharedMessages:
     Messages are kept only while at least two clients are at work on one stream: alone, a client never asks twice.
     """
 
-    def __init__(self, max_bytes: int, submit: Callable[[Callable[[], bytes]], Future[bytes]]) -> None:
+    def __init__(self, max_bytes: int, submit: Callable[[Callable[[], Message]], Future[Message]]) -> None:
         self._max_bytes = max_bytes
         self._submit = submit
         self._lock = threading.Lock()
-        self._making: dict[Hashable, Future[bytes]] = {}
-        self._recent: OrderedDict[Hashable, Future[bytes]] = OrderedDict()
+        self._making: dict[Hashable, Future[Message]] = {}
+        self._recent: OrderedDict[Hashable, Future[Message]] = OrderedDict()
         self._size_bytes = 0
         self.num_shared = 0
 
-    def get(self, key: Hashable, make: Callable[[], bytes], *, keep: bool) -> Future[bytes]:
+    def get(self, key: Hashable, make: Callable[[], Message], *, keep: bool) -> Future[Message]:
         """The message of ``key``: one being made or kept, or else ``make`` is submitted.
 
         A future that is being shared must not be cancelled: others wait for it.
@@ -44,19 +46,19 @@ class SharedMessages:
         future.add_done_callback(lambda done: self._made(key, done, keep))
         return future
 
-    def _made(self, key: Hashable, future: Future[bytes], keep: bool) -> None:
+    def _made(self, key: Hashable, future: Future[Message], keep: bool) -> None:
         with self._lock:
             self._making.pop(key, None)
             if not keep or future.cancelled() or future.exception() is not None:
                 return
-            size = len(future.result())
+            size = len(future.result().body)
             if size > self._max_bytes:
                 return
             self._recent[key] = future
             self._size_bytes += size
             while self._size_bytes > self._max_bytes:
                 _, oldest = self._recent.popitem(last=False)
-                self._size_bytes -= len(oldest.result())
+                self._size_bytes -= len(oldest.result().body)
 
     def forget(self) -> None:
         """Drops what is kept: nobody shares any more."""
@@ -66,21 +68,27 @@ class SharedMessages:
 
 
 class StreamPopulation:
-    """Which clients were lately at work on which stream: two on one make sharing worth while."""
+    """Which clients were lately at work on which stream, and where: two near each other make sharing worth while."""
 
     def __init__(self, memory_s: float = 10.0) -> None:
         self._memory_s = memory_s
         self._lock = threading.Lock()
-        self._seen: dict[tuple[Hashable, str], float] = {}
+        self._seen: dict[tuple[Hashable, str], tuple[float, int]] = {}
         self._shared_at = -math.inf
 
-    def note(self, stream: Hashable, client: str) -> bool:
-        """Notes a request of ``client``; whether another client has lately been at work on ``stream``."""
+    def note(self, stream: Hashable, client: str, step: int, *, reach: int) -> bool:
+        """Notes a request of ``client``; whether another has lately been at work within ``reach`` steps of it.
+
+        A client that has ended counts for a while, but one that starts the stream anew is far from where it ended.
+        """
         now = time.monotonic()
         with self._lock:
-            self._seen = {key: at for key, at in self._seen.items() if now - at < self._memory_s}
-            self._seen[stream, client] = now
-            is_shared = any(known == stream and other != client for known, other in self._seen)
+            self._seen = {key: seen for key, seen in self._seen.items() if now - seen[0] < self._memory_s}
+            self._seen[stream, client] = now, step
+            is_shared = any(
+                known == stream and other != client and abs(step - at) <= reach
+                for (known, other), (_, at) in self._seen.items()
+            )
             if is_shared:
                 self._shared_at = now
             return is_shared

@@ -7,7 +7,7 @@ The bytes are those of the ``Batch`` message of loader.proto: a generated stub i
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -158,6 +158,13 @@ class Part:
     """Slot of shared memory that the images are in, from 1; 0: the message holds them."""
     generation: int = 0
     """The slot's generation."""
+
+
+class Message(NamedTuple):
+    """A packed part, ready to be sent."""
+
+    body: bytes
+    num_images: int
 
 
 FindPixels = Callable[[int, int, int], memoryview]

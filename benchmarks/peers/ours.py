@@ -107,7 +107,7 @@ def make(run: Run, seed: int, made, end, firsts) -> None:
                 )
                 for message in pipeline.messages(wanted):
                     if firsts is not None:
-                        part = unpack_part(message)
+                        part = unpack_part(message.body)
                         firsts.put((part.images[:, 0].copy(), part.indices.copy()))
                         firsts = None
                     made.release()

@@ -8,16 +8,21 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from loader_service.__main__ import main
+from loader_service.assembly import request_for
 from loader_service.client import ClientOptions, LoaderClient
 from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline
+from loader_service.replica import Replica, Security
 from loader_service.server import LoaderServer
-from loader_service.wire import StreamSpec
+from loader_service.sharing import StreamPopulation
+from loader_service.stream import Transport
+from loader_service.wire import StreamSpec, unpack_part
 from preprocess.store import Store
 from tests.conftest import LIMITS
 from tests.processes import LoaderProcess, free_port
@@ -41,13 +46,18 @@ def test_metrics_count_what_was_sent(tiny_store: Path) -> None:
     port = free_port()
     replica = LoaderProcess(tiny_store, "--no-shared-memory", "--metrics-listen", f"127.0.0.1:{port}")
     try:
-        with LoaderClient([replica.target]) as client, client.stream(StreamSpec(batch_size=10)) as stream:
-            assert sum(batch.num_images for batch in stream) == 100
-        wait_until(
-            lambda: read_metrics(port).get('alexnet_loader_images_total{split="train",view="train"}') == 100.0,
-            "100 images in the metrics",
-        )
+        # One request, which its client ends as soon as it has the last message: a stream may ask for a step again.
+        with LoaderClient([replica.target]) as client:
+            description = client.describe()
+        request = request_for(StreamSpec(batch_size=10), description, epoch=0, first_step=0, last_step=10)
+        with Replica(target=replica.target, security=Security()).connect() as connection:
+            call = connection.stream_batches(request)
+            num_received = sum(len(unpack_part(message).labels) for message in islice(call, 10))
+            call.cancel()
+        assert num_received == 100
+        wait_until(lambda: read_metrics(port)["alexnet_loader_active_streams"] == 0, "the request to have ended")
         metrics = read_metrics(port)
+        assert metrics['alexnet_loader_images_total{split="train",view="train"}'] == 100
         assert metrics["alexnet_loader_sent_bytes_total"] > 100 * 56 * 56 * 3
         assert metrics["alexnet_loader_make_seconds_count"] == metrics["alexnet_loader_wait_seconds_count"]
         assert metrics["process_resident_memory_bytes"] > 1e6
@@ -90,7 +100,8 @@ def test_several_processes_and_one_crash(tiny_store: Path) -> None:
     assert {"time", "level", "logger", "message"} <= set(crashes[0])
 
 
-def test_several_clients_of_one_stream_share_the_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["grpc", "shm"])
+def test_several_clients_of_one_stream_share_the_work(tmp_path: Path, transport: Transport) -> None:
     path = make_store(tmp_path / "store", num_train=400)
     metrics = Metrics()
     with (
@@ -103,7 +114,7 @@ def test_several_clients_of_one_stream_share_the_work(tmp_path: Path) -> None:
         barrier = threading.Barrier(4)
 
         def read(into: list[bytes]) -> None:
-            with LoaderClient([target]) as client:
+            with LoaderClient([target], ClientOptions(transport=transport)) as client:
                 client.describe()
                 barrier.wait(10)
                 with client.stream(StreamSpec(batch_size=20), num_epochs=2) as stream:
@@ -119,6 +130,17 @@ def test_several_clients_of_one_stream_share_the_work(tmp_path: Path) -> None:
     assert sent is not None
     assert made is not None
     assert made < sent / 2, f"{made} messages were made for {sent} sent"
+
+
+def test_who_shares_a_stream() -> None:
+    population = StreamPopulation()
+    assert not population.note("stream", "a", 40, reach=10)
+    assert not population.note("stream", "a", 42, reach=10)
+    assert population.is_solitary
+    assert not population.note("stream", "again from the start", 0, reach=10)
+    assert not population.note("another stream", "b", 42, reach=10)
+    assert population.note("stream", "b", 50, reach=10)
+    assert not population.is_solitary
 
 
 def test_a_taken_port(tiny_store: Path, loader_target: str, capfd: pytest.CaptureFixture[str]) -> None:
