@@ -1,15 +1,15 @@
 """One replica as a client sees it: its address, connections to it, and gRPC's errors as ours."""
 
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import grpc
 import numpy as np
-from grpc.experimental import ChannelOptions
 
 from loader_service.errors import (
     AccessError,
@@ -20,6 +20,7 @@ from loader_service.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
+from loader_service.http2 import StreamCall, StreamConnection
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import Description, Limits
 
@@ -56,16 +57,6 @@ class Security:
             raise ValueError("--tls-cert needs --tls-ca")
 
 
-class MessageCall(Protocol):
-    """A running StreamBatches call: an iterator of raw messages that another thread may cancel."""
-
-    def __iter__(self) -> "MessageCall": ...
-
-    def __next__(self) -> bytes: ...
-
-    def cancel(self) -> bool: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Replica:
     """One address that a store is served at, and how to reach it."""
@@ -84,7 +75,7 @@ class Replica:
 
 
 class Connection:
-    """A channel to one replica. Thread-safe.
+    """A way to one replica: grpcio's channel for questions, a connection of our own for batches. For one thread.
 
     Once a call has failed because the replica was gone, close it and connect again: a gRPC channel in that state
     fails calls at once for seconds after the replica is back.
@@ -101,10 +92,7 @@ class Connection:
             ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            # The thread that iterates over a stream waits for its events itself. With gRPC's own thread between, a
-            # cancelled call was seen not to end its iteration when the server had begun to shut down; and it costs a
-            # switch of threads a message.
-            (ChannelOptions.SingleThreadedUnaryStream, 1),
+            ("grpc.enable_http_proxy", 0),
             # Channels to one address would share a connection, and with it a flow-control window and its back-off.
             ("grpc.use_local_subchannel_pool", 1),
         ]
@@ -125,12 +113,7 @@ class Connection:
             request_serializer=pb.DescribeRequest.SerializeToString,
             response_deserializer=pb.DescribeResponse.FromString,
         )
-        # No deserializer: messages arrive as bytes, and the reader unpacks them on its own thread.
-        self._stream_batches: Any = self._channel.unary_stream(
-            _SERVICE + "StreamBatches",
-            request_serializer=pb.StreamBatchesRequest.SerializeToString,
-            response_deserializer=None,
-        )
+        self._streams = StreamConnection(self.target, tls=_tls(security), server_name=name)
 
     def __enter__(self) -> Self:
         return self
@@ -165,12 +148,13 @@ class Connection:
         if status != _SERVING:
             raise ServiceUnavailableError(f"{self.target}: expected status SERVING, found another: it is draining")
 
-    def stream_batches(self, request: pb.StreamBatchesRequest, session_token: str | None = None) -> MessageCall:
-        """Starts a call, with pixels in the shared memory of a session if one is named; iterating it raises
-        grpc.RpcError, for ``translate``."""
+    def stream_batches(self, request: pb.StreamBatchesRequest, session_token: str | None = None) -> StreamCall:
+        """Starts a call, with pixels in the shared memory of a session if one is named. Starting it and iterating over
+        it raise grpc.RpcError, for ``translate``; a message is valid until the next one is asked for."""
         session = () if session_token is None else (("shared-memory-session", session_token),)
-        call: MessageCall = self._stream_batches(request, metadata=(*self._metadata(), *session))
-        return call
+        return self._streams.call(
+            _SERVICE + "StreamBatches", request.SerializeToString(), (*self._metadata(), *session)
+        )
 
     def translate(self, error: grpc.RpcError) -> LoaderError:
         """gRPC's error as ours, naming this replica."""
@@ -186,6 +170,7 @@ class Connection:
         return translated
 
     def close(self) -> None:
+        self._streams.close()
         self._channel.close()
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
@@ -196,6 +181,18 @@ class Connection:
         if not lines or not lines[0].strip():
             raise AccessError(f"{self._security.token_file}: expected a token on the first line, found none")
         return (*own, ("authorization", f"Bearer {lines[0].strip()}"))
+
+
+def _tls(security: Security) -> ssl.SSLContext | None:
+    """What the connection for batches trusts and shows; the same as grpcio's."""
+    if security.tls_ca is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    context.load_verify_locations(security.tls_ca)
+    if security.tls_cert is not None:
+        context.load_cert_chain(security.tls_cert, security.tls_key)
+    return context
 
 
 def resolve(targets: Sequence[str], security: Security, client_id: str = "") -> dict[str, Replica]:

@@ -3,9 +3,8 @@
 import logging
 import resource
 import signal
-import threading
+import socket
 from dataclasses import replace
-from types import FrameType
 
 import grpc
 
@@ -33,13 +32,7 @@ def serve(config: ServeConfig) -> int:
 
 def _serve_one(config: ServeConfig) -> int:
     configure_logs(config.log_level, config.log_format)
-    stopping = threading.Event()
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stop_signals = _StopSignals()
     _allow_many_files()
     metrics = Metrics()
     tokens = TokenFile(config.token_file) if config.token_file else None
@@ -75,11 +68,30 @@ def _serve_one(config: ServeConfig) -> int:
         splits = ", ".join(f"{name} {split.num_images:,}" for name, split in store.manifest.splits.items())
         print(f"serving {config.store} on {address}", flush=True)
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline_version(), splits)
-        stopping.wait()
+        stop_signals.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_seconds)
         server.stop(config.drain_seconds)
     log.info("stopped")
     return 0
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT from construction on.
+
+    They are waited for at a socket. A wait for a lock would go on when the kernel gives the signal to another thread
+    (NumPy's, gRPC's), as was seen: Python's handlers run on the main thread only, which nothing wakes then.
+    """
+
+    def __init__(self) -> None:
+        self._received, self._sent = socket.socketpair()
+        self._sent.setblocking(False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda signum, frame: None)
+        signal.set_wakeup_fd(self._sent.fileno())
+
+    def wait(self) -> None:
+        """Returns when one of them has come."""
+        self._received.recv(1)
 
 
 def _nth(config: ServeConfig, number: int) -> ServeConfig:

@@ -20,8 +20,9 @@ from loader_service.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
+from loader_service.http2 import StreamCall
 from loader_service.leases import Lease, LeaseBook
-from loader_service.replica import Connection, MessageCall, Replica
+from loader_service.replica import Connection, Replica
 from loader_service.shared_memory_client import SharedMemorySession, SharedMemoryUnavailableError
 from loader_service.wire import Batch, Description, StreamSpec, unpack_part
 
@@ -353,7 +354,7 @@ class BatchStream(Iterator[Batch]):
                 self._book.complete(position, lease, time.monotonic())
 
     def _take(
-        self, connection: Connection, message: bytes, assembly: Assembly, session: SharedMemorySession | None
+        self, connection: Connection, message: memoryview, assembly: Assembly, session: SharedMemorySession | None
     ) -> Batch | None:
         """Copies a message's images into their batch; the batch, when that completes it."""
         try:
@@ -369,7 +370,7 @@ class BatchStream(Iterator[Batch]):
 class _Activity:
     """A call under way, when it was last heard from, and whether it was given up."""
 
-    def __init__(self, call: MessageCall) -> None:
+    def __init__(self, call: StreamCall) -> None:
         self.call = call
         self.heard_at = time.monotonic()
         self.is_stalled = False

@@ -208,7 +208,7 @@ def pack_part(part: Part) -> bytes:
     return b"".join((header, part.images.data.cast("B")))
 
 
-def unpack_part(message: bytes, find_pixels: FindPixels | None = None) -> Part:
+def unpack_part(message: bytes | memoryview, find_pixels: FindPixels | None = None) -> Part:
     """Reads a ``Batch`` message; the arrays are views into ``message``, or into what ``find_pixels`` gives.
 
     Raises ValueError when the bytes are not a sound ``Batch``: a wrong length, or arrays that disagree.
