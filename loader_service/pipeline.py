@@ -1,6 +1,5 @@
 """Turns ranges of an epoch into messages: order, draws, read, decode, crop, pack. Bounded; the same bytes always."""
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,11 +18,12 @@ from loader_service.augment import PIPELINE_VERSION, Draws, colour_scales, colou
 from loader_service.cache import DecodedCache
 from loader_service.decode import Decoder, UInt8, crop_into, decoder_digest
 from loader_service.errors import DataLossError
+from loader_service.messages import OutgoingMessage
 from loader_service.metrics import Metrics
 from loader_service.orders import OrderCache
 from loader_service.shared_memory_server import Slot, SlotPool
 from loader_service.sharing import SharedMessages, StreamPopulation
-from loader_service.wire import ColourScale, Images, Message, Part, PixelFormat, View, pack_part, unpack_part
+from loader_service.wire import ColourScale, Message, Part, PixelFormat, View, pack_header, pack_part, unpack_part
 from preprocess.errors import DamagedRecordError
 from preprocess.store import Store
 
@@ -254,40 +254,43 @@ class Pipeline:
 
     def _packed(self, job: _Job, slot: Slot | None) -> bytes:
         steps = job.range
-        num_images, crop = len(job.indices), steps.crop_size
-        shape = (num_images, NUM_CROPS[steps.view], crop, crop, 3)
-        if slot is not None and steps.pixel_format == "uint8":
-            crops = slot.pixels[: math.prod(shape)].reshape(shape)
-        else:
+        shape = (len(job.indices), NUM_CROPS[steps.view], steps.crop_size, steps.crop_size, 3)
+        # Of images, so far, only shape and type are known.
+        part = Part(
+            epoch=steps.epoch,
+            step=job.step,
+            offset=job.offset,
+            slice_size=job.slice_size,
+            images=np.broadcast_to(np.zeros((), np.uint8), shape),
+            labels=np.zeros(len(job.indices), np.int64),
+            indices=job.indices,
+            colour_shifts=job.colour_shifts,
+            slot=slot.number if slot is not None else 0,
+            generation=slot.generation if slot is not None else 0,
+        )
+        if steps.pixel_format == "float32":
             crops = np.empty(shape, np.uint8)
-        labels = np.empty(num_images, np.int64)
+            self._fill(job, crops, part.labels)
+            finished = self._finished(crops, job.colour_shifts)
+            if slot is not None:
+                np.copyto(slot.pixels[: finished.nbytes].view("<f4").reshape(shape), finished)
+            return pack_part(replace(part, images=finished))
+        if slot is not None:
+            self._fill(job, slot.pixels[: part.images.size].reshape(shape), part.labels)
+            return pack_part(part)
+        message = OutgoingMessage(len(pack_header(part)), part.images.size)
+        self._fill(job, message.pixels.reshape(shape), part.labels)
+        return message.finish(pack_header(part))
+
+    def _fill(self, job: _Job, crops: UInt8, labels: npt.NDArray[np.int64]) -> None:
+        """Decodes and crops a job's images into ``crops`` [N, num_crops, H, W, 3], and their labels into ``labels``."""
         for i, index in enumerate(job.indices.tolist()):
-            label, pixels = self._decoded(steps.split, index)
+            label, pixels = self._decoded(job.range.split, index)
             labels[i] = label
-            if steps.view == "ten_crop":
+            if job.range.view == "ten_crop":
                 _ten_crops(crops[i], pixels)
             else:
                 crop_into(crops[i, 0], pixels, job.tops[i], job.lefts[i], job.mirrors[i])
-        images: Images = crops
-        if steps.pixel_format == "float32":
-            images = self._finished(crops, job.colour_shifts)
-            if slot is not None:
-                in_slot = slot.pixels[: images.nbytes].view("<f4").reshape(shape)
-                np.copyto(in_slot, images)
-        return pack_part(
-            Part(
-                epoch=steps.epoch,
-                step=job.step,
-                offset=job.offset,
-                slice_size=job.slice_size,
-                images=images,
-                labels=labels,
-                indices=job.indices,
-                colour_shifts=job.colour_shifts,
-                slot=slot.number if slot is not None else 0,
-                generation=slot.generation if slot is not None else 0,
-            )
-        )
 
     def _decoded(self, split: str, index: int) -> tuple[int, UInt8]:
         """Label and pixels of a stored image; the pixels are valid until this thread's next call."""

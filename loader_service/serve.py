@@ -5,11 +5,14 @@ import resource
 import signal
 import socket
 from dataclasses import replace
+from types import FrameType, TracebackType
+from typing import Self
 
 import grpc
 
 from commandline.logs import configure_logs
 from loader_service.config import ServeConfig
+from loader_service.messages import keep_freed_memory
 from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline, pipeline_version
 from loader_service.server import LoaderServer
@@ -32,11 +35,12 @@ def serve(config: ServeConfig) -> int:
 
 def _serve_one(config: ServeConfig) -> int:
     configure_logs(config.log_level, config.log_format)
-    stop_signals = _StopSignals()
+    keep_freed_memory()
     _allow_many_files()
     metrics = Metrics()
     tokens = TokenFile(config.token_file) if config.token_file else None
     with (
+        _StopSignals() as stop_signals,
         Store(config.store) as store,
         Pipeline(
             store,
@@ -76,22 +80,35 @@ def _serve_one(config: ServeConfig) -> int:
 
 
 class _StopSignals:
-    """SIGTERM and SIGINT from construction on.
+    """SIGTERM and SIGINT, while its context lasts.
 
     They are waited for at a socket. A wait for a lock would go on when the kernel gives the signal to another thread
     (NumPy's, gRPC's), as was seen: Python's handlers run on the main thread only, which nothing wakes then.
     """
 
-    def __init__(self) -> None:
+    def __enter__(self) -> Self:
         self._received, self._sent = socket.socketpair()
         self._sent.setblocking(False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda signum, frame: None)
+        self._before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
         signal.set_wakeup_fd(self._sent.fileno())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._received.close()
+        self._sent.close()
 
     def wait(self) -> None:
         """Returns when one of them has come."""
         self._received.recv(1)
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    """What counts is the byte that Python writes to the wake-up socket."""
 
 
 def _nth(config: ServeConfig, number: int) -> ServeConfig:

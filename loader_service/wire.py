@@ -177,6 +177,13 @@ _DTYPES: tuple[type[np.uint8] | type[np.float32], ...] = (np.uint8, np.float32)
 
 def pack_part(part: Part) -> bytes:
     """A ``Batch`` message's bytes: field numbers as in loader.proto, pixels last and copied once."""
+    if not part.images.size or part.slot:
+        return pack_header(part)
+    return b"".join((pack_header(part), part.images.data.cast("B")))
+
+
+def pack_header(part: Part) -> bytes:
+    """The bytes of a ``Batch`` message up to its pixels; of ``images`` only shape and type matter."""
     num_images, num_crops, height, width = part.images.shape[:4]
     header = bytearray()
     for name, value in (
@@ -202,10 +209,9 @@ def pack_part(part: Part) -> bytes:
         if array.size:
             header += _varint(_FIELDS[name].number << 3 | _LENGTH_DELIMITED) + _varint(array.nbytes)
             header += array.astype(dtype, copy=False).tobytes()
-    if not part.images.size or part.slot:
-        return bytes(header)
-    header += _varint(_FIELDS["images"].number << 3 | _LENGTH_DELIMITED) + _varint(part.images.nbytes)
-    return b"".join((header, part.images.data.cast("B")))
+    if part.images.size and not part.slot:
+        header += _varint(_FIELDS["images"].number << 3 | _LENGTH_DELIMITED) + _varint(part.images.nbytes)
+    return bytes(header)
 
 
 def unpack_part(message: bytes | memoryview, find_pixels: FindPixels | None = None) -> Part:
