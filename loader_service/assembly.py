@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loader_service.errors import ServiceUnavailableError
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import (
     COLOUR_SCALE_NUMBERS,
@@ -14,7 +13,7 @@ from loader_service.wire import (
     VIEW_NUMBERS,
     Batch,
     Description,
-    Part,
+    PartHeader,
     StreamSpec,
 )
 
@@ -53,20 +52,26 @@ class Assembly:
         self._allocate = allocate
         self._filled = 0
 
-    def add(self, part: Part) -> Batch | None:
-        """The batch, when ``part`` completes it. Raises ServiceUnavailableError for a part out of turn."""
+    def room_for(self, part: PartHeader) -> memoryview:
+        """Where the part's pixels belong, as bytes. Raises ValueError for a part out of turn, or unlike the others."""
         if part.offset != self._filled:
-            raise ServiceUnavailableError(f"expected the part at {self._filled}, found the one at {part.offset}")
+            raise ValueError(f"expected the part at {self._filled}, found the one at {part.offset}")
+        num_images, num_crops, *image_shape = part.shape
         if part.offset == 0:
-            num_crops, *image_shape = part.images.shape[1:]
             crops = [num_crops] if num_crops > 1 else []
             size = part.slice_size
-            self._images = self._allocate((size, *crops, *image_shape), part.images.dtype)
+            self._images = self._allocate((size, *crops, *image_shape), part.dtype)
             self._labels = np.empty(size, np.int64)
             self._indices = np.empty(size, np.int64)
             self._shifts = np.empty((size, 3), np.float32)
+        room = self._images[part.offset : part.offset + num_images]
+        if room.nbytes != part.num_pixel_bytes:
+            raise ValueError(f"expected {room.nbytes} bytes of pixels, found {part.num_pixel_bytes}")
+        return room.reshape(-1).view(np.uint8).data
+
+    def add(self, part: PartHeader) -> Batch | None:
+        """Takes a part whose pixels are in their place; the batch, when that completes it."""
         end = part.offset + len(part.labels)
-        self._images[part.offset : end] = part.images.reshape(-1, *self._images.shape[1:])
         self._labels[part.offset : end] = part.labels
         self._indices[part.offset : end] = part.indices
         self._shifts[part.offset : end] = part.colour_shifts

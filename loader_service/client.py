@@ -17,8 +17,9 @@ from weakref import WeakSet
 from loader_service.arrays import ArrayPool
 from loader_service.assembly import Allocate
 from loader_service.errors import InvalidRequestError, LoaderError, MismatchError, ServiceUnavailableError
+from loader_service.fetch import Transport
 from loader_service.replica import Replica, Security, resolve
-from loader_service.stream import BatchStream, Transport
+from loader_service.stream import BatchStream
 from loader_service.wire import Description, StreamSpec
 
 _DESCRIBE_TIMEOUT_S = 5.0

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from commandline import option
 from loader_service.client import ClientOptions
+from loader_service.fetch import Transport
 from loader_service.replica import Security
-from loader_service.stream import Transport
 
 _LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
 

@@ -33,6 +33,8 @@ _WINDOW_STEP = 2**30
 """Bytes after which the windows are opened again: TCP holds back a fast server, HTTP/2's windows need not."""
 _MAX_CONTROL_BYTES = 2**16
 _MAX_MESSAGE_BYTES = 2**30
+_HEAD_BYTES = 4096
+"""Read of each message first: enough for all but the pixels of a hundred images."""
 _CONNECT_TIMEOUT_S = 3.0
 _FRAME_HEADER = struct.Struct(">HBBBI")
 """Length (16 high bits, 8 low bits), type, flags, stream."""
@@ -126,6 +128,53 @@ class StreamConnection:
         return self._buffer[:size]
 
 
+class IncomingMessage:
+    """A message whose first bytes have come; the rest goes where its reader wants it. Valid until the next one."""
+
+    def __init__(self, size: int, buffer_of: Callable[[int], memoryview], fill: Callable[[memoryview], None]) -> None:
+        self._buffer_of, self._fill = buffer_of, fill
+        self.size = size
+        """Bytes of the whole message."""
+        self.head = memoryview(b"")
+        """Those that have been read."""
+        self._num_unread = size
+        self._extend(_HEAD_BYTES)
+
+    def read_more(self) -> None:
+        """Makes the head longer. Raises ValueError when it is the whole message already; and like the call."""
+        if not self._num_unread:
+            raise ValueError(f"expected more than the message's {self.size} bytes")
+        self._extend(2 * len(self.head))
+
+    def read(self) -> memoryview:
+        """The whole message. Raises like iterating over the call."""
+        self._extend(self.size)
+        return self.head
+
+    def read_into(self, view: memoryview, begin: int) -> None:
+        """The message from byte ``begin`` of its head to its end, into ``view``. Raises ValueError when that has
+        another size; and like iterating over the call."""
+        if begin + len(view) != self.size:
+            raise ValueError(f"expected {len(view)} bytes from byte {begin}, found {self.size - begin}")
+        num_in_head = min(len(self.head) - begin, len(view))
+        view[:num_in_head] = self.head[begin : begin + num_in_head]
+        self._num_unread = 0
+        self._fill(view[num_in_head:])
+
+    def skip(self) -> None:
+        """Reads what has not been read. Raises like iterating over the call."""
+        if self._num_unread:
+            self._extend(self.size)
+
+    def _extend(self, size: int) -> None:
+        size, before = min(size, self.size), self.head
+        self.head = self._buffer_of(size)
+        if len(before) and self.head.obj is not before.obj:
+            self.head[: len(before)] = before
+        self._num_unread = self.size - size
+        self._fill(self.head[len(before) :])
+
+
 class StreamCall:
     """A call under way: an iterator of messages, each valid until the next is asked for.
 
@@ -134,6 +183,7 @@ class StreamCall:
 
     def __init__(self, frames: "_Frames", stream: int, buffer_of: Callable[[int], memoryview]) -> None:
         self._frames, self._stream, self._buffer_of = frames, stream, buffer_of
+        self._message: IncomingMessage | None = None
         self._left = self._padding = 0
         self._is_cancelled = self._is_past_data = False
         self._ending = threading.Lock()
@@ -143,22 +193,17 @@ class StreamCall:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> memoryview:
-        try:
-            prefix = memoryview(bytearray(_PREFIX.size))
-            if not self._fill(prefix):
-                raise StopIteration
-            is_compressed, size = _PREFIX.unpack(prefix)
-            if is_compressed or size > _MAX_MESSAGE_BYTES:
-                raise _ProtocolError("expected an uncompressed message of at most 1 GiB")
-            message = self._buffer_of(size)
-            if not self._fill(message):
-                raise _ProtocolError("the stream ended within a message")
-            return message
-        except (OSError, _ProtocolError) as error:
-            if self._is_cancelled:
-                raise CallError(grpc.StatusCode.CANCELLED, "cancelled by the client") from None
-            raise CallError(grpc.StatusCode.UNAVAILABLE, f"connection lost: {error}") from None
+    def __next__(self) -> IncomingMessage:
+        if self._message is not None:
+            self._message.skip()
+        prefix = memoryview(bytearray(_PREFIX.size))
+        if not self._fill(prefix):
+            raise StopIteration
+        is_compressed, size = _PREFIX.unpack(prefix)
+        if is_compressed or size > _MAX_MESSAGE_BYTES:
+            raise CallError(grpc.StatusCode.UNAVAILABLE, "expected an uncompressed message of at most 1 GiB")
+        self._message = IncomingMessage(size, self._buffer_of, self._fill_all)
+        return self._message
 
     def cancel(self) -> bool:
         """Breaks the call off, from any thread; whoever iterates over it gets CallError. False if it had ended."""
@@ -169,18 +214,24 @@ class StreamCall:
             self._frames.shut_down()
         return True
 
+    def _fill_all(self, view: memoryview) -> None:
+        if not self._fill(view):
+            raise CallError(grpc.StatusCode.UNAVAILABLE, "the stream ended within a message")
+
     def _fill(self, view: memoryview) -> bool:
-        """Fills ``view`` with the call's data; False when it ended before the first byte of it."""
-        size = len(view)
-        while view:
-            if not self._left and not self._find_data():
-                if len(view) < size:
-                    raise _ProtocolError("the stream ended within a message")
-                return False
-            count = min(len(view), self._left)
-            self._frames.read_into(view[:count])
-            self._left -= count
-            view = view[count:]
+        """Fills ``view`` with the call's data; False when it ended before all of it had come. Raises CallError."""
+        try:
+            while view:
+                if not self._left and not self._find_data():
+                    return False
+                count = min(len(view), self._left)
+                self._frames.read_into(view[:count])
+                self._left -= count
+                view = view[count:]
+        except (OSError, _ProtocolError) as error:
+            if self._is_cancelled:
+                raise CallError(grpc.StatusCode.CANCELLED, "cancelled by the client") from None
+            raise CallError(grpc.StatusCode.UNAVAILABLE, f"connection lost: {error}") from None
         return True
 
     def _find_data(self) -> bool:

@@ -1,16 +1,15 @@
 """A stream of batches over several replicas: leases out, parts in, batches in order. One thread a request under way."""
 
-import contextlib
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import grpc
 
-from loader_service.assembly import Allocate, Assembly, request_for
+from loader_service.assembly import Allocate
 from loader_service.errors import (
     AccessError,
     DataLossError,
@@ -20,15 +19,11 @@ from loader_service.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
-from loader_service.http2 import StreamCall
+from loader_service.fetch import Fetch, Fetcher, Transport
 from loader_service.leases import Lease, LeaseBook
 from loader_service.replica import Connection, Replica
-from loader_service.shared_memory_client import SharedMemorySession, SharedMemoryUnavailableError
-from loader_service.wire import Batch, Description, StreamSpec, unpack_part
+from loader_service.wire import Batch, Description, StreamSpec
 
-Transport = Literal["auto", "grpc", "shm"]
-
-_PROBE_TIMEOUT_S = 2.0
 _FIRST_BACKOFF_S = 0.05
 _STEADY_AFTER_S = 1.0
 _MAX_BACKOFF_S = 1.0
@@ -89,7 +84,7 @@ class BatchStream(Iterator[Batch]):
         self._changed = threading.Condition()
         self._position = 0
         self._ready: dict[int, Batch] = {}
-        self._active: dict[Lease, _Activity] = {}
+        self._active: dict[Lease, Fetch] = {}
         self._failures: dict[str, LoaderError] = {}
         self._refused: set[str] = set()
         self._known: set[str] = set()
@@ -143,11 +138,11 @@ class BatchStream(Iterator[Batch]):
         """
         with self._changed:
             self._closed = True
-            calls = [activity.call for activity in self._active.values()]
+            fetches = list(self._active.values())
             self._ready.clear()
             self._changed.notify_all()
-        for call in calls:
-            call.cancel()
+        for fetch in fetches:
+            fetch.cancel()
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
@@ -181,16 +176,16 @@ class BatchStream(Iterator[Batch]):
                 self._changed.wait_for(lambda: self._closed, timeout=interval_s)
                 now = time.monotonic()
                 stalled = [
-                    activity
-                    for activity in self._active.values()
-                    if now - activity.heard_at > self._stall_timeout_s and not activity.is_stalled
+                    fetch
+                    for fetch in self._active.values()
+                    if now - fetch.heard_at > self._stall_timeout_s and not fetch.is_stalled
                 ]
-                superseded = [a for lease, a in self._active.items() if self._book.is_superseded(lease)]
-            for activity in stalled:
-                activity.is_stalled = True
-                activity.call.cancel()
-            for activity in superseded:
-                activity.call.cancel()
+                superseded = [fetch for lease, fetch in self._active.items() if self._book.is_superseded(lease)]
+            for fetch in stalled:
+                fetch.is_stalled = True
+                fetch.cancel()
+            for fetch in superseded:
+                fetch.cancel()
             if now - resolved_at >= self._resolve_interval_s and not self._closed:
                 resolved_at = now
                 self._start_workers()
@@ -221,11 +216,17 @@ class BatchStream(Iterator[Batch]):
 
     def _fetch_leases(self, connection: Connection) -> bool:
         """Fetches leases over one connection; True when the stream has ended, False when a new connection is wanted."""
-        with self._attach(connection, self._probe(connection)) as session:
+        with Fetcher(
+            connection,
+            spec=self._spec,
+            description=self._description,
+            allocate=self._allocate,
+            transport=self._transport,
+        ) as fetcher:
             while (lease := self._wait_for_lease(connection.target)) is not None:
-                is_whole = self._fetch(connection, lease, session)
+                is_whole = self._fetch(connection, fetcher, lease)
                 self._failures.pop(connection.target, None)
-                if not is_whole and session is not None:
+                if not is_whole and fetcher.session is not None:
                     return False  # it is not known which of its slots are still being written
         return True
 
@@ -234,31 +235,6 @@ class BatchStream(Iterator[Batch]):
             if seconds:
                 self._changed.wait_for(lambda: self._closed, timeout=seconds)
             return not self._closed and self._fatal is None
-
-    def _probe(self, connection: Connection) -> Description:
-        found = connection.describe(_PROBE_TIMEOUT_S)
-        for name in ("fingerprint", "pipeline_version"):
-            expected, actual = getattr(self._description, name), getattr(found, name)
-            if expected != actual:
-                raise MismatchError(f"{connection.target}: {name}: expected {expected}, found {actual}")
-        return found
-
-    def _attach(
-        self, connection: Connection, found: Description
-    ) -> "SharedMemorySession | contextlib.nullcontext[None]":
-        """A shared-memory session with the replica, if it is to be had and wanted."""
-        if self._transport == "grpc":
-            return contextlib.nullcontext()
-        try:
-            if not found.shared_memory_socket:
-                raise SharedMemoryUnavailableError("it offers none")
-            return SharedMemorySession(found.shared_memory_socket)
-        except SharedMemoryUnavailableError as error:
-            if self._transport == "shm":
-                raise InvalidRequestError(
-                    f"{connection.target}: expected shared memory with it (--transport shm), found: {error}"
-                ) from None
-            return contextlib.nullcontext()
 
     def _note_failure(self, replica: Replica, error: LoaderError) -> bool:
         """Whether the worker should go on."""
@@ -286,51 +262,32 @@ class BatchStream(Iterator[Batch]):
                 self._changed.wait(_IDLE_WAIT_S)
         return None
 
-    def _fetch(self, connection: Connection, lease: Lease, session: SharedMemorySession | None) -> bool:
+    def _fetch(self, connection: Connection, fetcher: Fetcher, lease: Lease) -> bool:
         """Receives one lease; whether its call ran to the end.
 
         Raises a LoaderError when the replica fails; the lease's rest is then up for others.
         """
         epoch, first_step = self._book.locate(lease.begin)
-        activity: _Activity | None = None
+        fetch: Fetch | None = None
         try:
-            call = connection.stream_batches(
-                request_for(
-                    self._spec,
-                    self._description,
-                    epoch=self._first_epoch + epoch,
-                    first_step=first_step,
-                    last_step=first_step + lease.end - lease.begin,
-                ),
-                None if session is None else session.token,
-            )
-            activity = _Activity(call)
+            last_step = first_step + lease.end - lease.begin
+            fetch = fetcher.fetch(epoch=self._first_epoch + epoch, first_step=first_step, last_step=last_step)
             with self._changed:
-                self._active[lease] = activity
+                self._active[lease] = fetch
                 if self._closed:
-                    call.cancel()
-            assembly = Assembly(self._allocate)
-            position = lease.begin
-            for message in call:
-                activity.heard_at = time.monotonic()
-                batch = self._take(connection, message, assembly, session)
-                if batch is None:
-                    continue
-                if batch.step != first_step + position - lease.begin:
-                    raise ServiceUnavailableError(f"{connection.target}: sent step {batch.step} out of turn")
+                    fetch.cancel()
+            for position, batch in enumerate(fetch, lease.begin):
                 with self._changed:
                     if self._book.complete(position, lease, time.monotonic()):
                         self._ready[position] = batch
                         self._progress_at = time.monotonic()
                         self._changed.notify_all()
-                position += 1
-            if position != lease.end:
-                raise ServiceUnavailableError(f"{connection.target}: the stream ended before it was complete")
             return True
         except grpc.RpcError as error:
-            if self._closed or (self._book.is_superseded(lease) and not activity_stalled(activity)):
+            is_stalled = fetch is not None and fetch.is_stalled
+            if self._closed or (self._book.is_superseded(lease) and not is_stalled):
                 return False
-            if activity_stalled(activity):
+            if is_stalled:
                 raise ServiceUnavailableError(
                     f"{connection.target}: expected a message within {self._stall_timeout_s:g} s, found a stall"
                 ) from None
@@ -352,29 +309,3 @@ class BatchStream(Iterator[Batch]):
             if position is not None and self._book.lose(position, connection.target) >= len(self._known):
                 self._lost[position] = failure
                 self._book.complete(position, lease, time.monotonic())
-
-    def _take(
-        self, connection: Connection, message: memoryview, assembly: Assembly, session: SharedMemorySession | None
-    ) -> Batch | None:
-        """Copies a message's images into their batch; the batch, when that completes it."""
-        try:
-            part = unpack_part(message, None if session is None else session.pixels)
-            batch = assembly.add(part)
-            if part.slot and session is not None:
-                session.release(part.slot, part.generation)
-            return batch
-        except (OSError, ValueError) as error:
-            raise ServiceUnavailableError(f"{connection.target}: sent a malformed batch: {error}") from None
-
-
-class _Activity:
-    """A call under way, when it was last heard from, and whether it was given up."""
-
-    def __init__(self, call: StreamCall) -> None:
-        self.call = call
-        self.heard_at = time.monotonic()
-        self.is_stalled = False
-
-
-def activity_stalled(activity: _Activity | None) -> bool:
-    return activity is not None and activity.is_stalled

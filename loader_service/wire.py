@@ -5,9 +5,8 @@ The bytes are those of the ``Batch`` message of loader.proto: a generated stub i
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -167,8 +166,30 @@ class Message(NamedTuple):
     num_images: int
 
 
-FindPixels = Callable[[int, int, int], memoryview]
-"""The pixels in (slot, generation, size in bytes). Raises ValueError when the slot does not hold them."""
+@dataclass(frozen=True, kw_only=True)
+class PartHeader:
+    """A part without its pixels."""
+
+    epoch: int
+    step: int
+    offset: int
+    slice_size: int
+    shape: tuple[int, int, int, int, int]
+    """[N, num_crops, H, W, 3]"""
+    dtype: "np.dtype[Any]"
+    """uint8 or float32"""
+    labels: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
+    colour_shifts: npt.NDArray[np.float32]
+    slot: int
+    generation: int
+    pixels_at: int
+    """Where in the message the pixels begin, if it holds them."""
+
+    @property
+    def num_pixel_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 _FIELDS = loader_pb2.Batch.DESCRIPTOR.fields_by_name
 _VARINT, _LENGTH_DELIMITED = 0, 2
@@ -214,28 +235,62 @@ def pack_header(part: Part) -> bytes:
     return bytes(header)
 
 
-def unpack_part(message: bytes | memoryview, find_pixels: FindPixels | None = None) -> Part:
-    """Reads a ``Batch`` message; the arrays are views into ``message``, or into what ``find_pixels`` gives.
+def unpack_part(message: bytes | memoryview) -> Part:
+    """Reads a ``Batch`` message that holds its pixels; the arrays are views into ``message``.
 
     Raises ValueError when the bytes are not a sound ``Batch``: a wrong length, or arrays that disagree.
     """
+    view = memoryview(message)
+    header = unpack_header(view, len(view))
+    if header is None:
+        raise ValueError(f"expected a whole message, found its end at byte {len(view)}")
+    pixels = view[header.pixels_at :]
+    if header.slot or len(pixels) != header.num_pixel_bytes:
+        raise ValueError(f"expected {header.num_pixel_bytes} bytes of pixels in the message, found {len(pixels)}")
+    return Part(
+        epoch=header.epoch,
+        step=header.step,
+        offset=header.offset,
+        slice_size=header.slice_size,
+        images=np.frombuffer(pixels, header.dtype).reshape(header.shape),
+        labels=header.labels,
+        indices=header.indices,
+        colour_shifts=header.colour_shifts,
+    )
+
+
+def unpack_header(head: memoryview, size: int) -> PartHeader | None:
+    """Reads a ``Batch`` message of ``size`` bytes up to its pixels; the arrays are views into ``head``, its beginning.
+
+    None when ``head`` ends before that. Raises ValueError when the bytes are not a sound ``Batch``: arrays of other
+    lengths than they should have, or pixels that are not last or not as many as the shape says.
+    """
     scalars = dict.fromkeys(range(1, 15), 0)
     payloads: dict[int, memoryview] = {}
-    view = memoryview(message)
     at = 0
-    while at < len(view):
-        tag, at = _read_varint(view, at)
+    pixels_at = size
+    while at < len(head) and pixels_at == size:
+        try:
+            tag, at = _read_varint(head, at)
+            value, at = _read_varint(head, at)
+        except IndexError:
+            return None
         number, wire_type = tag >> 3, tag & 7
-        value, at = _read_varint(view, at)
         if wire_type == _VARINT:
             scalars[number] = value
-        elif wire_type == _LENGTH_DELIMITED:
-            if at + value > len(view):
-                raise ValueError(f"field {number}: expected {value} bytes, found {len(view) - at}")
-            payloads[number] = view[at : at + value]
-            at += value
-        else:
+        elif wire_type != _LENGTH_DELIMITED:
             raise ValueError(f"field {number}: expected wire type 0 or 2, found {wire_type}")
+        elif at + value > size:
+            raise ValueError(f"field {number}: expected {value} bytes, found {size - at}")
+        elif number == _FIELDS["images"].number:
+            pixels_at = at
+        elif at + value > len(head):
+            return None
+        else:
+            payloads[number] = head[at : at + value]
+            at += value
+    if at < size and pixels_at == size:
+        return None
 
     def array(name: str, dtype: str) -> npt.NDArray[np.generic]:
         return np.frombuffer(payloads.get(_FIELDS[name].number, b""), dtype=dtype)
@@ -246,25 +301,23 @@ def unpack_part(message: bytes | memoryview, find_pixels: FindPixels | None = No
     if scalar("pixel_format") >= len(_DTYPES):
         raise ValueError(f"expected a known pixel format, found {scalar('pixel_format')}")
     num_images = scalar("num_images")
-    shape = (num_images, scalar("num_crops"), scalar("height"), scalar("width"), 3)
-    dtype = np.dtype(_DTYPES[scalar("pixel_format")]).newbyteorder("<")
-    if scalar("slot"):
-        if find_pixels is None:
-            raise ValueError("expected pixels in the message, found a slot of shared memory")
-        size_bytes = math.prod(shape) * dtype.itemsize
-        payloads[_FIELDS["images"].number] = find_pixels(scalar("slot"), scalar("generation"), size_bytes)
-    return Part(
+    header = PartHeader(
         epoch=scalar("epoch"),
         step=scalar("step"),
         offset=scalar("offset"),
         slice_size=scalar("slice_size"),
-        images=array("images", dtype.str).reshape(shape),  # type: ignore[arg-type]
+        shape=(num_images, scalar("num_crops"), scalar("height"), scalar("width"), 3),
+        dtype=np.dtype(_DTYPES[scalar("pixel_format")]).newbyteorder("<"),
         labels=array("labels", "<i8").reshape(num_images),  # type: ignore[arg-type]
         indices=array("indices", "<i8").reshape(num_images),  # type: ignore[arg-type]
         colour_shifts=array("colour_shifts", "<f4").reshape(num_images, 3),  # type: ignore[arg-type]
         slot=scalar("slot"),
         generation=scalar("generation"),
+        pixels_at=pixels_at,
     )
+    if not header.slot and size - pixels_at != header.num_pixel_bytes:
+        raise ValueError(f"expected {header.num_pixel_bytes} bytes of pixels at the end, found {size - pixels_at}")
+    return header
 
 
 def _varint(value: int) -> bytes:
@@ -279,8 +332,8 @@ def _varint(value: int) -> bytes:
 def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        if at >= len(view) or shift > 63:
-            raise ValueError(f"expected a whole varint, found the message's end at byte {at}")
+        if shift > 63:
+            raise ValueError(f"expected a varint of at most ten bytes, found a longer one before byte {at}")
         byte = view[at]
         at += 1
         value |= (byte & 0x7F) << shift

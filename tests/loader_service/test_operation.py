@@ -16,12 +16,12 @@ import pytest
 from loader_service.__main__ import main
 from loader_service.assembly import request_for
 from loader_service.client import ClientOptions, LoaderClient
+from loader_service.fetch import Transport
 from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline
 from loader_service.replica import Replica, Security
 from loader_service.server import LoaderServer
 from loader_service.sharing import StreamPopulation
-from loader_service.stream import Transport
 from loader_service.wire import StreamSpec, unpack_part
 from preprocess.store import Store
 from tests.conftest import LIMITS
@@ -52,7 +52,7 @@ def test_metrics_count_what_was_sent(tiny_store: Path) -> None:
         request = request_for(StreamSpec(batch_size=10), description, epoch=0, first_step=0, last_step=10)
         with Replica(target=replica.target, security=Security()).connect() as connection:
             call = connection.stream_batches(request)
-            num_received = sum(len(unpack_part(message).labels) for message in islice(call, 10))
+            num_received = sum(len(unpack_part(message.read()).labels) for message in islice(call, 10))
             call.cancel()
         assert num_received == 100
         wait_until(lambda: read_metrics(port)["alexnet_loader_active_streams"] == 0, "the request to have ended")

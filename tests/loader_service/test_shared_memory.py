@@ -16,9 +16,9 @@ import pytest
 from loader_service.client import ClientOptions, LoaderClient
 from loader_service.digest import epoch_digest
 from loader_service.errors import InvalidRequestError
+from loader_service.fetch import Transport
 from loader_service.shared_memory_client import SharedMemorySession, SharedMemoryUnavailableError
 from loader_service.shared_memory_server import SharedMemoryServer, SlotPool, is_supported
-from loader_service.stream import Transport
 from loader_service.wire import PixelFormat, StreamSpec, View
 from tests.processes import LoaderProcess, loader_processes
 from tests.stores import make_store

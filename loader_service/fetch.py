@@ -1,0 +1,132 @@
+"""One replica's part in a stream: a connection, shared memory if there is any, and ranges of steps as batches."""
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Literal, Self
+
+from loader_service.assembly import Allocate, Assembly, request_for
+from loader_service.errors import InvalidRequestError, MismatchError, ServiceUnavailableError
+from loader_service.http2 import IncomingMessage, StreamCall
+from loader_service.replica import Connection
+from loader_service.shared_memory_client import SharedMemorySession, SharedMemoryUnavailableError
+from loader_service.wire import Batch, Description, PartHeader, StreamSpec, unpack_header
+
+Transport = Literal["auto", "grpc", "shm"]
+
+_PROBE_TIMEOUT_S = 2.0
+
+
+class Fetcher:
+    """Fetches from one replica over one connection; one request at a time, for one thread.
+
+    Making one asks the replica what it serves. It raises MismatchError when that is not what ``description`` says,
+    InvalidRequestError when ``transport`` is ``shm`` and there is none to be had, and other LoaderErrors when the
+    replica does not answer. The connection stays the caller's.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        spec: StreamSpec,
+        description: Description,
+        allocate: Allocate,
+        transport: Transport,
+    ) -> None:
+        self._connection, self._spec, self._description, self._allocate = connection, spec, description, allocate
+        found = connection.describe(_PROBE_TIMEOUT_S)
+        for name in ("fingerprint", "pipeline_version"):
+            expected, actual = getattr(description, name), getattr(found, name)
+            if expected != actual:
+                raise MismatchError(f"{connection.target}: {name}: expected {expected}, found {actual}")
+        self.session = None if transport == "grpc" else self._attach(found, is_needed=transport == "shm")
+        """The shared memory that pixels come through; None: through the connection."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.session is not None:
+            self.session.close()
+
+    def fetch(self, *, epoch: int, first_step: int, last_step: int) -> "Fetch":
+        """Asks for steps [first_step, last_step) of ``epoch``. Raises grpc.RpcError when it cannot."""
+        request = request_for(self._spec, self._description, epoch=epoch, first_step=first_step, last_step=last_step)
+        call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
+        return Fetch(
+            call, range(first_step, last_step), Assembly(self._allocate), self.session, self._connection.target
+        )
+
+    def _attach(self, found: Description, *, is_needed: bool) -> SharedMemorySession | None:
+        try:
+            if not found.shared_memory_socket:
+                raise SharedMemoryUnavailableError("it offers none")
+            return SharedMemorySession(found.shared_memory_socket)
+        except SharedMemoryUnavailableError as error:
+            if is_needed:
+                raise InvalidRequestError(
+                    f"{self._connection.target}: expected shared memory with it (--transport shm), found: {error}"
+                ) from None
+            return None
+
+
+class Fetch(Iterator[Batch]):
+    """The batches of one request, in order, and when the replica was last heard from.
+
+    Iterating raises grpc.RpcError when the call fails, and ServiceUnavailableError for an answer that is not sound.
+    """
+
+    def __init__(
+        self, call: StreamCall, steps: range, assembly: Assembly, session: SharedMemorySession | None, target: str
+    ) -> None:
+        self._call, self._assembly, self._session, self._target = call, assembly, session, target
+        self._steps = iter(steps)
+        self.heard_at = time.monotonic()
+        self.is_stalled = False
+        """For whoever watches it: whether it was given up."""
+
+    def __next__(self) -> Batch:
+        step = next(self._steps, None)
+        batch = None
+        while batch is None:
+            message = next(self._call, None)
+            if message is None and step is None:
+                raise StopIteration
+            if message is None or step is None:
+                raise ServiceUnavailableError(f"{self._target}: sent fewer or more steps than were asked for")
+            self.heard_at = time.monotonic()
+            batch = self._take(message)
+        if batch.step != step:
+            raise ServiceUnavailableError(f"{self._target}: sent step {batch.step} out of turn")
+        return batch
+
+    def cancel(self) -> None:
+        """Breaks the call off, from any thread."""
+        self._call.cancel()
+
+    def _take(self, message: IncomingMessage) -> Batch | None:
+        """Puts a message's images into their batch; the batch, when that completes it."""
+        try:
+            part = _header_of(message)
+            pixels = self._assembly.room_for(part)
+            if not part.slot:
+                message.read_into(pixels, part.pixels_at)
+            elif self._session is not None:
+                pixels[:] = self._session.pixels(part.slot, part.generation, len(pixels))
+                self._session.release(part.slot, part.generation)
+            else:
+                raise ValueError("expected pixels in the message, found a slot of shared memory")
+            return self._assembly.add(part)
+        except ValueError as error:
+            raise ServiceUnavailableError(f"{self._target}: sent a malformed batch: {error}") from None
+        except OSError as error:
+            raise ServiceUnavailableError(f"{self._target}: lost its shared memory: {error}") from None
+
+
+def _header_of(message: IncomingMessage) -> PartHeader:
+    while (header := unpack_header(message.head, message.size)) is None:
+        message.read_more()
+    return header
