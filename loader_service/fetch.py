@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 from loader_service.assembly import Allocate, Assembly, request_for
 from loader_service.errors import InvalidRequestError, MismatchError, ServiceUnavailableError
-from loader_service.http2 import IncomingMessage, StreamCall
 from loader_service.replica import Connection
 from loader_service.shared_memory_client import SharedMemorySession, SharedMemoryUnavailableError
+from loader_service.streaming_calls import IncomingMessage, StreamCall
 from loader_service.wire import Batch, Description, PartHeader, StreamSpec, unpack_header
 
 Transport = Literal["auto", "grpc", "shm"]

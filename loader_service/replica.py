@@ -20,7 +20,7 @@ from loader_service.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
-from loader_service.http2 import StreamCall, StreamConnection
+from loader_service.streaming_calls import StreamCall, StreamConnection
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import Description, Limits
 
