@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.loader_conditions import Server
 from loader_service.client import ClientOptions, LoaderClient
 from loader_service.digest import StreamDigest
+from loader_service.fetch import Transport
 from loader_service.wire import StreamSpec
 from tests.processes import free_port
 from trainer.charts import Line, line_chart
@@ -110,10 +111,12 @@ def sample(replica: Replica, samples: Samples, stop: threading.Event) -> None:
                 getattr(samples, f"{prefix}_{name}").append(value)
 
 
-def digest(targets: list[str], epoch: int, images_per_s: float | None = None) -> tuple[str, int]:
+def digest(
+    targets: list[str], epoch: int, transport: Transport = "auto", images_per_s: float | None = None
+) -> tuple[str, int]:
     """The digest of an epoch, read at most so fast."""
     result = StreamDigest()
-    options = ClientOptions(stall_timeout_s=2.0)
+    options = ClientOptions(stall_timeout_s=2.0, transport=transport)
     with LoaderClient(targets, options) as client, client.stream(SPEC, epoch=epoch) as stream:
         for batch in stream:
             result.add(batch)
@@ -163,7 +166,10 @@ def main() -> int:
             thread.start()
         while time.monotonic() < deadline:
             epoch = samples.epochs % 3
-            found, num_images = digest([replica.target for replica in replicas], epoch, options.images_per_s)
+            # By turns through shared memory and through sockets.
+            transport: Transport = "grpc" if samples.epochs % 2 else "auto"
+            targets = [replica.target for replica in replicas]
+            found, num_images = digest(targets, epoch, transport, options.images_per_s)
             if found != expected[epoch]:
                 samples.wrong_digests.append(samples.epochs)
             samples.epochs += 1
