@@ -23,7 +23,9 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from preprocess.store import Store
+from loader_service.decode import Decoder
+from preprocess.resize import encode
+from preprocess.store import ImageSpec, Store
 
 UInt8 = npt.NDArray[np.uint8]
 SIDE, CROP = 256, 224
@@ -67,26 +69,23 @@ def _pillow(stored: bytes | UInt8, top: int, left: int, size: int) -> UInt8:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def _to_planes(_: bytes, pixels: UInt8) -> UInt8:
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV_I420), np.uint8)
+def _to_planes(_: bytes, pixels: UInt8) -> bytes:
+    return encode(Image.fromarray(pixels), ImageSpec(encoding="yuv420", side=SIDE))
 
 
-def _from_planes(stored: bytes | UInt8, top: int, left: int, size: int) -> UInt8:
-    """Only the window's part of the planes is converted; its corner is moved to even numbers and cut off after."""
-    assert isinstance(stored, np.ndarray)
-    half, first_row, first_column = SIDE // 2, top // 2, left // 2
-    rows = min((size + 1) // 2 + top % 2, half - first_row)
-    columns = min((size + 1) // 2 + left % 2, half - first_column)
-    planes = np.empty((3 * rows, 2 * columns), np.uint8)
-    luma = stored[:SIDE]
-    planes[: 2 * rows] = luma[2 * first_row : 2 * (first_row + rows), 2 * first_column : 2 * (first_column + columns)]
-    for number in range(2):
-        begin = SIDE + number * SIDE // 4
-        chroma = stored[begin : begin + SIDE // 4].reshape(half, half)
-        out = planes[2 * rows :].reshape(2, rows, columns)[number]
-        out[:] = chroma[first_row : first_row + rows, first_column : first_column + columns]
-    pixels = np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420), np.uint8)
-    return _window(pixels, top % 2, left % 2, size)
+def _to_planes_opencv(_: bytes, pixels: UInt8) -> bytes:
+    """As OpenCV does it: the colour of 2 x 2 pixels is that of one of them."""
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV_I420), np.uint8).tobytes()
+
+
+def _from_planes() -> Callable[[bytes | UInt8, int, int, int], UInt8]:
+    decoder = Decoder(ImageSpec(encoding="yuv420", side=SIDE))
+
+    def load(stored: bytes | UInt8, top: int, left: int, size: int) -> UInt8:
+        assert isinstance(stored, bytes)
+        return decoder.decode_window(memoryview(stored), top, left, size)
+
+    return load
 
 
 def _raw(stored: bytes | UInt8, top: int, left: int, size: int) -> UInt8:
@@ -126,7 +125,8 @@ WAYS = (
     Way(name="pillow-simd", store=_jpeg, load=_pillow, mirror=_flip),
     Way(name="quality 90", store=_encoded(90), load=_accurate, mirror=_flip),
     Way(name="quality 85", store=_encoded(85), load=_accurate, mirror=_flip),
-    Way(name="planar YUV 4:2:0", store=_to_planes, load=_from_planes, mirror=_flip),
+    Way(name="planar YUV 4:2:0", store=_to_planes, load=_from_planes(), mirror=_flip),
+    Way(name="the same, colours of one pixel of four", store=_to_planes_opencv, load=_from_planes(), mirror=_flip),
     Way(name="raw", store=_pixels, load=_raw, mirror=_flip),
 )
 

@@ -34,14 +34,18 @@ class DecodedCache:
             self.hits += 1
         return found
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether an image of ``size_bytes`` would be kept, were it offered now."""
+        return self.size_bytes + size_bytes <= self.max_bytes
+
     def offer(self, split: str, index: int, label: int, pixels: UInt8) -> None:
         """Keeps a copy of ``pixels`` if there is room."""
-        if self.size_bytes + pixels.nbytes > self.max_bytes:
+        if not self.has_room(pixels.nbytes):
             return
         kept = pixels.copy()
         kept.flags.writeable = False
         with self._lock:
             key = (split, index)
-            if key not in self._images and self.size_bytes + kept.nbytes <= self.max_bytes:
+            if key not in self._images and self.has_room(kept.nbytes):
                 self._images[key] = (label, kept)
                 self.size_bytes += kept.nbytes

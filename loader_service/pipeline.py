@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from loader_service.augment import PIPELINE_VERSION, Draws, colour_scales, colour_shifts, draw
 from loader_service.cache import DecodedCache
-from loader_service.decode import Decoder, UInt8, crop_into, decoder_digest
+from loader_service.decode import Decoder, UInt8, copy_crop, decoder_digest
 from loader_service.errors import DataLossError
 from loader_service.messages import OutgoingMessage
 from loader_service.metrics import Metrics
@@ -25,7 +25,7 @@ from loader_service.shared_memory_server import Slot, SlotPool
 from loader_service.sharing import SharedMessages, StreamPopulation
 from loader_service.wire import ColourScale, Message, Part, PixelFormat, View, pack_header, pack_part, unpack_part
 from preprocess.errors import DamagedRecordError
-from preprocess.store import Store
+from preprocess.store import Encoding, Store
 
 NUM_CROPS: dict[View, int] = {"train": 1, "centre": 1, "ten_crop": 10, "full": 1}
 
@@ -65,9 +65,10 @@ class _Job:
     colour_shifts: npt.NDArray[np.float32]
 
 
-def pipeline_version() -> str:
-    """Version of all that turns a store into a stream; two replicas with the same one send the same bytes."""
-    return f"{PIPELINE_VERSION}.{decoder_digest()}"
+def pipeline_version(encoding: Encoding = "jpeg") -> str:
+    """Version of all that turns a store of that encoding into a stream; two replicas with the same one send the same
+    bytes."""
+    return f"{PIPELINE_VERSION}.{decoder_digest(encoding)}"
 
 
 class Pipeline:
@@ -92,12 +93,13 @@ class Pipeline:
         cv2.setNumThreads(0)  # our threads are the parallelism
         self.store = store
         self.side = store.manifest.image.side
+        self.version = pipeline_version(store.manifest.image.encoding)
         self.message_bytes = message_bytes
         self._orders = OrderCache()
         self._cache = DecodedCache(cache_bytes)
         self._population = StreamPopulation()
         self._metrics = metrics or Metrics()
-        self._metrics.describe(store.fingerprint, pipeline_version())
+        self._metrics.describe(store.fingerprint, self.version)
         self._metrics.watch_cache(self._cache)
         self._local = threading.local()
         self._ahead = num_threads + 1
@@ -284,19 +286,23 @@ class Pipeline:
 
     def _fill(self, job: _Job, crops: UInt8, labels: npt.NDArray[np.int64]) -> None:
         """Decodes and crops a job's images into ``crops`` [N, num_crops, H, W, 3], and their labels into ``labels``."""
+        split, size = job.range.split, job.range.crop_size
         for i, index in enumerate(job.indices.tolist()):
-            label, pixels = self._decoded(job.range.split, index)
-            labels[i] = label
             if job.range.view == "ten_crop":
-                _ten_crops(crops[i], pixels)
+                labels[i], image = self._window(split, index, 0, 0, self.side)
+                _ten_crops(crops[i], image)
             else:
-                crop_into(crops[i, 0], pixels, job.tops[i], job.lefts[i], job.mirrors[i])
+                labels[i], window = self._window(split, index, job.tops[i], job.lefts[i], size)
+                copy_crop(crops[i, 0], window, job.mirrors[i])
 
-    def _decoded(self, split: str, index: int) -> tuple[int, UInt8]:
-        """Label and pixels of a stored image; the pixels are valid until this thread's next call."""
+    def _window(self, split: str, index: int, top: int, left: int, size: int) -> tuple[int, UInt8]:
+        """Label of a stored image and the pixels of its window at (top, left), uint8 [size, size, 3]; they are valid
+        until this thread's next call.
+        """
         cached = self._cache.get(split, index)
         if cached is not None:
-            return cached
+            label, pixels = cached
+            return label, pixels[top : top + size, left : left + size]
         decoder: Decoder | None = getattr(self._local, "decoder", None)
         if decoder is None:
             decoder = self._local.decoder = Decoder(self.store.manifest.image)
@@ -306,13 +312,15 @@ class Pipeline:
         except DamagedRecordError as error:
             raise DataLossError(str(error)) from None
         try:
+            if not self._cache.has_room(self.store.manifest.image.raw_size_bytes):
+                return label, decoder.decode_window(record, top, left, size)
             pixels = decoder.decode(record)
         except ValueError as error:
             shard, position = reader.locate(index)
             file = self.store.path / reader.info.shards[shard].file
             raise DataLossError(f"{file}: key {position}: cannot be decoded: {error}") from None
         self._cache.offer(split, index, label, pixels)
-        return label, pixels
+        return label, pixels[top : top + size, left : left + size]
 
     def _finished(self, crops: UInt8, shifts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Centred and shifted crops: float32 [N, crops, H, W, 3]. The mean is its centre crop for every crop."""
@@ -349,5 +357,6 @@ def _ten_crops(out: UInt8, image: UInt8) -> None:
     far = image.shape[0] - crop
     corners = ((0, 0), (0, far), (far, 0), (far, far), (far // 2, far // 2))
     for i, (top, left) in enumerate(corners):
-        crop_into(out[i], image, top, left, False)
-        crop_into(out[i + 5], image, top, left, True)
+        window = image[top : top + crop, left : left + crop]
+        copy_crop(out[i], window, False)
+        copy_crop(out[i + 5], window, True)

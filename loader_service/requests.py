@@ -3,7 +3,7 @@
 import time
 
 from loader_service.errors import InvalidRequestError, MismatchError
-from loader_service.pipeline import Pipeline, StepRange, pipeline_version
+from loader_service.pipeline import Pipeline, StepRange
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import COLOUR_SCALE_NUMBERS, PIXEL_FORMAT_NUMBERS, VIEW_NUMBERS, Limits
 
@@ -18,7 +18,7 @@ def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "")
     statistics = store.statistics
     return pb.DescribeResponse(
         fingerprint=store.fingerprint,
-        pipeline_version=pipeline_version(),
+        pipeline_version=pipeline.version,
         splits=[pb.Split(name=n, num_images=s.num_images) for n, s in store.manifest.splits.items()],
         classes=[pb.ClassInfo(id=info.id, name=info.name) for info in store.manifest.classes],
         image_side=pipeline.side,
@@ -43,7 +43,7 @@ def step_range(request: pb.StreamBatchesRequest, pipeline: Pipeline, limits: Lim
     Raises MismatchError for another store or pipeline, InvalidRequestError for anything out of range.
     """
     _expect_same("fingerprint", pipeline.store.fingerprint, request.fingerprint)
-    _expect_same("pipeline_version", pipeline_version(), request.pipeline_version)
+    _expect_same("pipeline_version", pipeline.version, request.pipeline_version)
     splits = pipeline.store.manifest.splits
     if request.split not in splits:
         raise InvalidRequestError(f"split: expected one of {', '.join(splits)}, found {request.split[:64]!r}")

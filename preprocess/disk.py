@@ -26,8 +26,8 @@ _RECORD_OVERHEAD_BYTES = 48
 
 def mean_encoded_bytes(work: ShardWork) -> int:
     """Bytes that one of ``work``'s images takes once encoded, on average. Runs in a task."""
-    if work.image.encoding == "raw":
-        return work.image.raw_size_bytes
+    if work.image.stored_size_bytes is not None:
+        return work.image.stored_size_bytes
     sizes = []
     storage = open_storage(work.root)
     try:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from preprocess.decode import decode
 from preprocess.store.format import ImageSpec, Statistics
 from preprocess.store.reader import SplitReader
+from preprocess.yuv420 import yuv420_to_rgb
 
 _Pixels = npt.NDArray[np.uint8]
 _THUMB = 112
@@ -22,6 +23,8 @@ def read_pixels(reader: SplitReader, index: int, spec: ImageSpec) -> tuple[int, 
     label, image = reader.read(index)
     if spec.encoding == "raw":
         return label, np.frombuffer(image, np.uint8).reshape(spec.side, spec.side, 3)
+    if spec.encoding == "yuv420":
+        return label, yuv420_to_rgb(image, spec.side)
     return label, np.asarray(decode(bytes(image)).convert("RGB"))
 
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from preprocess.store.format import ImageSpec
+from preprocess.yuv420 import rgb_to_yuv420
 
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:
@@ -32,13 +33,15 @@ def planes_of(image: Image.Image) -> tuple[npt.NDArray[np.uint8], ...]:
 
 
 def encode(image: Image.Image, spec: ImageSpec) -> bytes:
-    """The bytes a record holds: a JPEG with Huffman tables of its own, or uint8 [side, side, 3] as they are.
+    """The bytes a record holds: a JPEG with Huffman tables of its own, YUV planes, or uint8 [side, side, 3].
 
-    ``image`` is RGB or RGBX. Optimised tables cost 0.5 ms an image once, and save 4.6 % of the bytes and 2.6 % of the
-    decoding in each epoch.
+    ``image`` is RGB or RGBX, ``spec.side`` pixels square. Optimised tables cost 0.5 ms an image once, and save 4.6 % of
+    the bytes and 2.6 % of the decoding in each epoch.
     """
     if spec.encoding == "raw":
         return image.convert("RGB").tobytes()
+    if spec.encoding == "yuv420":
+        return rgb_to_yuv420(planes_of(image), planes_of(image.reduce(2)))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=spec.quality, subsampling=spec.subsampling, optimize=True)
     return buffer.getvalue()

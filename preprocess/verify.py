@@ -24,10 +24,11 @@ from preprocess.sidecar import file_digest, read_partial, read_sidecar
 from preprocess.statistics import PartialStatistics, StatisticsAccumulator, finish
 from preprocess.store.format import ContentDigest, ImageSpec, Statistics
 from preprocess.store.reader import SplitReader, Store
+from preprocess.yuv420 import yuv420_to_rgb
 
 _SAMPLED_PER_SHARD = 64
 _MAX_LISTED = 20
-_JPEG_MEAN_TOLERANCE = 1.0
+_MEAN_TOLERANCE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,8 @@ def _planes(image: bytes, spec: ImageSpec) -> Sequence[npt.NDArray[np.uint8]]:
         if len(image) != spec.raw_size_bytes:
             raise ValueError(f"expected {spec.raw_size_bytes:,} bytes, found {len(image):,}")
         return tuple(np.frombuffer(image, np.uint8).reshape(spec.side, spec.side, 3).transpose(2, 0, 1))
+    if spec.encoding == "yuv420":
+        return tuple(yuv420_to_rgb(image, spec.side).transpose(2, 0, 1))
     decoded = decode(image)
     if decoded.size != (spec.side, spec.side):
         raise ValueError(f"expected {spec.side} x {spec.side} pixels, found {decoded.width} x {decoded.height}")
@@ -176,7 +179,7 @@ def _planes(image: bytes, spec: ImageSpec) -> Sequence[npt.NDArray[np.uint8]]:
 
 
 def _check_partial(path: Path, stem: str, found: PartialStatistics, spec: ImageSpec) -> list[str]:
-    """A shard's part of the statistics against its pixels: exactly for raw images, nearly for JPEGs."""
+    """A shard's part of the statistics against its pixels: exactly for raw images, nearly for others."""
     expected = read_partial(path, stem)
     where = path / "shards" / f"{stem}.npz"
     if found.num_images != expected.num_images:
@@ -184,12 +187,12 @@ def _check_partial(path: Path, stem: str, found: PartialStatistics, spec: ImageS
     if spec.encoding == "raw":
         same = np.array_equal(found.sum_image, expected.sum_image) and found.products == expected.products
         return [] if same else [f"{where}: the sums are not those of the shard's pixels"]
-    # Statistics are of the images before encoding; JPEG moves their mean colour by a small part of a level.
+    # Statistics are of the images before encoding; JPEG and YUV move their mean colour by a small part of a level.
     num_pixels = max(found.num_images, 1) * spec.side**2
     difference = (
         found.sum_image.sum(axis=(1, 2)) - expected.sum_image.sum(axis=(1, 2)).astype(np.float64)
     ) / num_pixels
-    if np.abs(difference).max() > _JPEG_MEAN_TOLERANCE:
+    if np.abs(difference).max() > _MEAN_TOLERANCE:
         return [f"{where}: the mean colour differs from the shard's pixels by {np.abs(difference).max():.1f} levels"]
     return []
 

@@ -1,5 +1,6 @@
 """Small real stores for tests: the format's own writer, pictures drawn by seeded random numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import simplejpeg
 
 from preprocess.store import (
     ClassInfo,
+    Encoding,
     ImageSpec,
     Manifest,
     ShardWriter,
@@ -17,7 +19,7 @@ from preprocess.store import (
     write_manifest,
     write_statistics,
 )
-from preprocess.store.format import Encoding
+from preprocess.store.format import MANIFEST_NAME
 
 
 def draw_image(seed: int, side: int) -> npt.NDArray[np.uint8]:
@@ -68,7 +70,15 @@ def encode(image: npt.NDArray[np.uint8], spec: ImageSpec) -> bytes:
     """An image's bytes as ``spec`` stores them."""
     if spec.encoding == "raw":
         return image.tobytes()
+    if spec.encoding == "yuv420":
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420), np.uint8).tobytes()
     return bytes(simplejpeg.encode_jpeg(image, quality=spec.quality, colorspace="RGB", colorsubsampling="420"))
+
+
+def relabel(path: Path, encoding: Encoding) -> None:
+    """Makes a store's manifest say that its images are of another encoding than they are."""
+    manifest = Manifest.from_json((path / MANIFEST_NAME).read_text(), str(path))
+    write_manifest(path, replace(manifest, image=replace(manifest.image, encoding=encoding)))
 
 
 def _statistics(pixels: npt.NDArray[np.uint8]) -> Statistics:

@@ -3,6 +3,7 @@
 from preprocess.store.format import (
     FORMAT_VERSION,
     ClassInfo,
+    Encoding,
     ImageSpec,
     Manifest,
     ShardInfo,
@@ -15,6 +16,7 @@ from preprocess.store.writer import ShardWriter, write_manifest, write_statistic
 __all__ = [
     "FORMAT_VERSION",
     "ClassInfo",
+    "Encoding",
     "ImageSpec",
     "Manifest",
     "ShardInfo",

@@ -11,6 +11,12 @@
 A shard maps big-endian uint64 keys 0, 1, ... num_images - 1 to records, and NAMES_KEY to the source names of its
 records (NUL-joined, in key order). Image i of a split is record ``i - first`` of the shard whose range
 ``[first, first + num_images)`` holds i.
+
+An image's bytes are, by ``ImageSpec.encoding``:
+
+    jpeg      a JPEG file
+    yuv420    uint8 [side, side] of Y, then [side / 2, side / 2] of U and of V: BT.601, video range
+    raw       uint8 [side, side, 3], RGB
 """
 
 import hashlib
@@ -33,7 +39,7 @@ STATISTICS_NAME = "statistics.npz"
 QUARANTINE_NAME = "quarantine.jsonl"
 SHARDS_DIRECTORY = "shards"
 
-Encoding = Literal["jpeg", "raw"]
+Encoding = Literal["jpeg", "yuv420", "raw"]
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
 # Little-endian int64 label, uint64 checksum, then the image's bytes (16-byte header keeps them aligned).
@@ -100,9 +106,9 @@ class ImageSpec:
     side: int = 256
     """Images are ``side`` x ``side`` RGB: shorter side scaled to it, then the centre cut out."""
     quality: int = 95
-    """JPEG quality; ignored by ``raw``."""
+    """JPEG quality; ignored by the others."""
     subsampling: Subsampling = "4:2:0"
-    """JPEG chroma subsampling; ignored by ``raw``."""
+    """JPEG chroma subsampling; ignored by the others."""
     apply_exif: bool = False
     """Whether EXIF orientation was honoured. The original pipeline ignores it."""
 
@@ -111,6 +117,8 @@ class ImageSpec:
             raise ValueError(f"encoding: expected one of {', '.join(get_args(Encoding))}, found {self.encoding!r}")
         if not 8 <= self.side <= 4096:
             raise ValueError(f"side: expected 8 to 4096 pixels, found {self.side}")
+        if self.encoding == "yuv420" and self.side % 2:
+            raise ValueError(f"side: expected an even number of pixels for encoding yuv420, found {self.side}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality: expected 1 to 100, found {self.quality}")
         if self.subsampling not in get_args(Subsampling):
@@ -122,6 +130,11 @@ class ImageSpec:
     def raw_size_bytes(self) -> int:
         """Bytes of one decoded image: side * side * 3."""
         return self.side * self.side * 3
+
+    @property
+    def stored_size_bytes(self) -> int | None:
+        """Bytes of every stored image; None where each has its own size: JPEG."""
+        return {"jpeg": None, "yuv420": self.raw_size_bytes // 2, "raw": self.raw_size_bytes}[self.encoding]
 
 
 @dataclass(frozen=True, kw_only=True)

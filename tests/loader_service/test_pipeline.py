@@ -1,5 +1,6 @@
 """What the service sends, against a plain NumPy reading of the store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,18 @@ import simplejpeg
 
 from loader_service.augment import colour_scales, colour_shifts, draw
 from loader_service.client import LoaderClient
+from loader_service.digest import StreamDigest
+from loader_service.errors import DataLossError
 from loader_service.order import epoch_order
-from loader_service.wire import Batch, StreamSpec
-from preprocess.store import Store
-from preprocess.store.format import Encoding
+from loader_service.pipeline import pipeline_version
+from loader_service.wire import Batch, StreamSpec, View
+from preprocess.store import Encoding, Store
+from preprocess.yuv420 import yuv420_to_rgb
 from tests.conftest import serving
-from tests.stores import make_store
+from tests.stores import make_store, relabel
 
 SEED, EPOCH = 11, 5
+IMAGE_BYTES = 64 * 64 * 3
 
 
 def read_all(target: str, spec: StreamSpec, epoch: int = EPOCH) -> list[Batch]:
@@ -34,14 +39,16 @@ def stored_images(path: Path, split: str) -> list[tuple[int, npt.NDArray[np.uint
             label, data = reader.read(index)
             if store.manifest.image.encoding == "raw":
                 image = np.frombuffer(data, np.uint8).reshape(side, side, 3).copy()
+            elif store.manifest.image.encoding == "yuv420":
+                image = yuv420_to_rgb(data, side)
             else:
                 image = simplejpeg.decode_jpeg(bytes(data), "RGB", fastdct=False, fastupsample=False)
             images.append((label, image))
         return images
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
-@pytest.mark.parametrize("cache_bytes", [0, 64 * 64 * 3 * 20])
+@pytest.mark.parametrize("encoding", ["jpeg", "yuv420", "raw"])
+@pytest.mark.parametrize("cache_bytes", [0, IMAGE_BYTES * 20])
 def test_train_view(tmp_path: Path, encoding: Encoding, cache_bytes: int) -> None:
     path = make_store(tmp_path / "store", num_train=50, encoding=encoding)
     stored = stored_images(path, "train")
@@ -64,17 +71,20 @@ def test_train_view(tmp_path: Path, encoding: Encoding, cache_bytes: int) -> Non
     np.testing.assert_array_equal(np.concatenate([batch.colour_shifts for batch in batches]), shifts)
 
 
-def test_evaluation_views(tiny_store: Path, loader_target: str) -> None:
-    stored = stored_images(tiny_store, "val")
+@pytest.mark.parametrize("encoding", ["jpeg", "yuv420", "raw"])
+def test_evaluation_views(tmp_path: Path, encoding: Encoding) -> None:
+    path = make_store(tmp_path / "store", num_train=1, encoding=encoding)
+    stored = stored_images(path, "val")
 
-    def images(view: str) -> npt.NDArray[np.generic]:
-        spec = StreamSpec(split="val", view=view, shuffle=False, batch_size=8, drop_last=False)  # type: ignore[arg-type]
-        batches = read_all(loader_target, spec)
+    def images(target: str, view: View) -> npt.NDArray[np.generic]:
+        spec = StreamSpec(split="val", view=view, shuffle=False, batch_size=8, drop_last=False)
+        batches = read_all(target, spec)
         assert np.concatenate([batch.indices for batch in batches]).tolist() == list(range(30))
         assert not any(batch.colour_shifts.any() for batch in batches)
         return np.concatenate([batch.images for batch in batches])
 
-    full, centre, ten = images("full"), images("centre"), images("ten_crop")
+    with serving(path) as target:
+        full, centre, ten = images(target, "full"), images(target, "centre"), images(target, "ten_crop")
     assert ten.shape == (30, 10, 56, 56, 3)
     for i, (_, image) in enumerate(stored):
         np.testing.assert_array_equal(full[i], image)
@@ -83,6 +93,43 @@ def test_evaluation_views(tiny_store: Path, loader_target: str) -> None:
             window = image[top : top + 56, left : left + 56]
             np.testing.assert_array_equal(ten[i, crop], window)
             np.testing.assert_array_equal(ten[i, crop + 5], window[:, ::-1])
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "yuv420", "raw"])
+def test_threads_batches_and_cache_change_no_byte(tmp_path: Path, encoding: Encoding) -> None:
+    """Crops of 47 of 64 pixels, at odd places too; epochs are read twice, the second time from the cache."""
+    path = make_store(tmp_path / "store", num_train=40, num_val=10, encoding=encoding)
+    views: tuple[tuple[str, View], ...] = (("train", "train"), ("val", "ten_crop"), ("val", "centre"), ("val", "full"))
+    digests: dict[str, set[str]] = {view: set() for _, view in views}
+    for threads, batch_size, cached_images in ((1, 40, 0), (4, 7, 0), (1, 16, 15), (4, 10, 50)):
+        with serving(path, threads=threads, cache_bytes=cached_images * IMAGE_BYTES) as target:
+            for split, view in (*views, *views):
+                spec = StreamSpec(split=split, view=view, seed=SEED, batch_size=batch_size, drop_last=False)
+                if view != "full":
+                    spec = replace(spec, crop_size=47)
+                digest = StreamDigest()
+                for batch in read_all(target, spec):
+                    digest.add(batch)
+                digests[view].add(digest.hexdigest())
+    assert [len(found) for found in digests.values()] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("encoding", "expected"), [("yuv420", 6144), ("raw", 12288)])
+def test_a_record_of_another_length_is_data_loss(tmp_path: Path, encoding: Encoding, expected: int) -> None:
+    path = make_store(tmp_path / "store", num_train=4)
+    relabel(path, encoding)
+    with serving(path) as target, pytest.raises(DataLossError) as caught:
+        read_all(target, StreamSpec(shuffle=False, batch_size=1))
+    assert f"train-00000.lmdb: key 0: cannot be decoded: expected {expected} bytes, found" in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "yuv420", "raw"])
+def test_the_version_is_of_the_store_s_decoder(tmp_path: Path, encoding: Encoding) -> None:
+    path = make_store(tmp_path / "store", num_train=4, num_val=1, encoding=encoding)
+    with serving(path) as target, LoaderClient([target]) as client:
+        version = client.describe().pipeline_version
+    assert version == pipeline_version(encoding)
+    assert (version == pipeline_version("jpeg")) is (encoding != "yuv420")
 
 
 def test_float32_is_what_the_trainer_computes(tiny_store: Path, loader_target: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from preprocess import disk
 from preprocess.__main__ import main
 from preprocess.errors import StoreError
-from preprocess.store import ImageSpec
+from preprocess.store import Encoding, ImageSpec
 from tests.preprocess.conftest import make_folder, store_files
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -17,26 +17,37 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 _OPTIONS = ["--shorter-side", "128", "--encoding", "raw", "--images-per-shard", "8"]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "needed"),
+    [("raw", "3.5 MB free for 48 images of 49.2 KB"), ("yuv420", "2.4 MB free for 48 images of 24.6 KB")],
+)
 def test_a_store_that_cannot_fit_is_refused_with_both_figures(
-    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    encoding: str,
+    needed: str,
+    small_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(disk, "free_bytes", lambda store: 3_000_000)
-    assert main(["run", "--source", str(small_folder), "--out", str(tmp_path / "store"), *_OPTIONS]) == 1
+    monkeypatch.setattr(disk, "free_bytes", lambda store: 2_000_000)
+    options = [*_OPTIONS, "--encoding", encoding]
+    assert main(["run", "--source", str(small_folder), "--out", str(tmp_path / "store"), *options]) == 1
     error = capsys.readouterr().err
-    assert "expected about 3.5 MB free for 48 images of 49.2 KB, found 3.0 MB" in error
+    assert f"expected about {needed}, found 2.0 MB" in error
     assert not list((tmp_path / "store/shards").glob("*.lmdb"))
 
 
 def test_the_estimate_is_close(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for encoding in ("raw", "jpeg"):
+    encodings: tuple[Encoding, ...] = ("raw", "yuv420", "jpeg")
+    for encoding in encodings:
         store = tmp_path / encoding
         options = ["--shorter-side", "128", "--encoding", encoding]
         assert main(["run", "--source", str(small_folder), "--out", str(store), *options]) == 0
         files = [path for path in (store / "shards").iterdir() if path.suffix in (".lmdb", ".npz")]
         actual = sum(path.stat().st_size for path in files)
         records = [path.stat().st_size for path in files if path.suffix == ".lmdb"]
-        image_bytes = 128 * 128 * 3 if encoding == "raw" else sum(records) // 48 - 2048
-        spec = ImageSpec(encoding="raw" if encoding == "raw" else "jpeg", side=128)
+        spec = ImageSpec(encoding=encoding, side=128)
+        image_bytes = spec.stored_size_bytes or sum(records) // 48 - 2048
         for free, fits in ((int(actual * 1.2), True), (int(actual * 0.8), False)):
             monkeypatch.setattr(disk, "free_bytes", lambda store, free=free: free)
             if fits:

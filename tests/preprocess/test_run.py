@@ -14,7 +14,7 @@ from PIL import Image
 
 from preprocess.__main__ import main
 from preprocess.decode import decode
-from preprocess.resize import centre_square
+from preprocess.resize import centre_square, encode
 from preprocess.store import Store
 from tests.preprocess.conftest import CLASS_IDS, jpeg, make_folder, store_files
 
@@ -67,10 +67,11 @@ def test_the_division_of_the_work_changes_no_statistics(small_folder: Path, tmp_
     for name, options in {
         "a": ["--images-per-shard", "36"],
         "b": ["--images-per-shard", "3", "--encoding", "raw"],
+        "c": ["--images-per-shard", "7", "--encoding", "yuv420"],
     }.items():
         assert _run(small_folder, tmp_path / name, *options) == 0
-    a, b = ((tmp_path / name / "statistics.npz").read_bytes() for name in "ab")
-    assert a == b
+    a, b, c = ((tmp_path / name / "statistics.npz").read_bytes() for name in "abc")
+    assert a == b == c
 
 
 def test_one_worker_and_four_write_the_same_store(small_folder: Path, tmp_path: Path) -> None:
@@ -96,6 +97,26 @@ def test_jpeg_records_are_the_specified_encoding(small_folder: Path, tmp_path: P
         assert (store.manifest.image.quality, store.manifest.image.subsampling) == (40, "4:4:4")
         image = Image.open(io.BytesIO(bytes(store.split("val").read(0)[1])))
         assert image.size == (32, 32)
+
+
+def test_yuv420_records_are_the_planes_of_the_image(small_folder: Path, tmp_path: Path) -> None:
+    assert _run(small_folder, tmp_path / "store", "--encoding", "yuv420") == 0
+    with Store(tmp_path / "store") as store:
+        reader = store.split("val")
+        for index, name in enumerate(reader.names(0)):
+            square = centre_square(decode((small_folder / os.fsdecode(name)).read_bytes()), 32)
+            assert bytes(reader.read(index)[1]) == encode(square, store.manifest.image)
+            assert len(reader.read(index)[1]) == 32 * 32 * 3 // 2
+
+
+def test_an_odd_side_is_refused_for_yuv420(
+    small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(small_folder, tmp_path / "store", "--encoding", "yuv420", "--shorter-side", "33") == 2
+    error = capsys.readouterr().err.strip()
+    assert "side: expected an even number of pixels for encoding yuv420, found 33" in error
+    assert "\n" not in error
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_folder_without_splits_is_all_training(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_a_manifest_survives_its_json() -> None:
         ({"format_version": 2}, "expected store format version 1, found 2; preprocess again"),
         ({"format": "other"}, "expected a manifest of format 'alexnet-store'"),
         ({"image": {"side": 256, "depth": 3}}, "the manifest is malformed"),
+        ({"image": {"encoding": "webp"}}, "expected one of jpeg, yuv420, raw, found 'webp'"),
+        ({"image": {"encoding": "yuv420", "side": 255}}, "expected an even number of pixels .* found 255"),
         ({"splits": []}, "the manifest is malformed"),
         ({"statistics_sha256": "xx"}, "the manifest was edited or damaged"),
     ],

@@ -15,8 +15,9 @@ from PIL import Image
 
 from preprocess.__main__ import main
 from preprocess.sidecar import read_partial, read_sidecar, write_partial, write_sidecar
-from preprocess.store.format import shard_key
+from preprocess.store.format import Encoding, shard_key
 from tests.preprocess.conftest import CLASS_IDS, store_files
+from tests.stores import relabel
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -96,7 +97,7 @@ def test_damage_around_the_shards(store: Path, capsys: pytest.CaptureFixture[str
     assert "expected a sound sidecar train-00002.json" in _problems(store, capsys)
 
 
-@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+@pytest.mark.parametrize("encoding", ["raw", "yuv420", "jpeg"])
 def test_statistics_that_are_not_those_of_the_pixels(
     encoding: str, small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +114,14 @@ def test_statistics_that_are_not_those_of_the_pixels(
     code, report = _verify(path, capsys, "--all")
     assert code == 1
     assert "train-00000.npz: the " in str(report["problems"])
+
+
+@pytest.mark.parametrize(("encoding", "expected"), [("yuv420", "6,144"), ("raw", "12,288")])
+def test_a_record_of_another_length(
+    encoding: Encoding, expected: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relabel(store, encoding)
+    assert f"train-00000.lmdb: key 0: expected {expected} bytes, found" in _problems(store, capsys)
 
 
 @pytest.mark.parametrize(("hard", "opens"), [(4096, True), (400, False)])
@@ -183,3 +192,16 @@ def test_info_in_words_and_pictures(store: Path, tmp_path: Path, capsys: pytest.
     for path in pictures:
         with Image.open(path) as picture:
             assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
+
+
+def test_pictures_show_the_same_whatever_the_encoding(small_folder: Path, tmp_path: Path) -> None:
+    sheets = []
+    for encoding in ("raw", "yuv420", "jpeg"):
+        path, sheet = tmp_path / encoding, tmp_path / f"{encoding}.png"
+        options = ["--shorter-side", "64", "--encoding", encoding]
+        assert main(["run", "--source", str(small_folder), "--out", str(path), *options]) == 0
+        assert main(["info", str(path), "--contact-sheet", str(sheet)]) == 0
+        with Image.open(sheet) as picture:
+            sheets.append(np.asarray(picture.convert("RGB")).astype(float))
+    for sheet_pixels in sheets[1:]:
+        assert 0 < np.abs(sheet_pixels - sheets[0]).mean() < 2
