@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT_S = 120.0
 _PREPARE_TIMEOUT_S = 600.0
 _SEARCH_S = 1.5
+_LOOK_S = 0.3
 
 
 class Comparison:
@@ -73,7 +74,7 @@ class Comparison:
         self._measure(entry, "round", best, round_number, seconds)
 
     def _measure(self, entry: Entry, phase: Phase, workers: int, round_number: int, seconds: float) -> None:
-        load = os.getloadavg()[0]
+        busy = _busy_share(_LOOK_S)
         figures: dict[str, float] = {}
         with tempfile.TemporaryDirectory(dir=self._bench_dir) as scratch:
             sample = Path(scratch) / "sample.npz"
@@ -84,7 +85,7 @@ class Comparison:
                 figures = json.loads(out.splitlines()[-1])
                 error = self._checked(entry, sample, figures)
         taken = Sample(
-            phase=phase, entry=entry.name, workers=workers, round=round_number, load=load, error=error, figures=figures
+            phase=phase, entry=entry.name, workers=workers, round=round_number, busy=busy, error=error, figures=figures
         )
         self._journal.add(taken)
         told = f"failed: {error}" if error else f"{taken.images_per_s:,.0f} images/s"
@@ -102,8 +103,6 @@ class Comparison:
         return None
 
     def _missing(self, entry: Entry) -> str | None:
-        if entry.variant.startswith("shm") and not _has_transports():
-            return "the loader has no --transport yet"
         if entry.environment is None:
             return None
         environment = self._bench_dir / "envs" / entry.environment
@@ -159,11 +158,17 @@ def _end_session(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _has_transports() -> bool:
-    told = subprocess.run(
-        [sys.executable, "-m", "loader_service", "bench", "--help"], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    return "--transport" in told.stdout
+def _busy_share(seconds: float) -> float:
+    """Share of the processors' time that is used, or taken by other guests of the host, during so many seconds."""
+
+    def read() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]  # all; idle and waiting for a disk
+
+    total, idle = read()
+    time.sleep(seconds)
+    total_after, idle_after = read()
+    return 1 - (idle_after - idle) / max(total_after - total, 1)
 
 
 def main() -> int:

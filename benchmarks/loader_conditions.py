@@ -125,7 +125,7 @@ def backpressure(store: Path) -> dict[str, Any]:
             with Store(store) as opened:
                 request = pb.StreamBatchesRequest(
                     fingerprint=opened.fingerprint,
-                    pipeline_version=pipeline_version(),
+                    pipeline_version=pipeline_version("jpeg"),
                     split="train",
                     view=pb.VIEW_TRAIN,
                     shuffle=True,

@@ -65,7 +65,7 @@ class _Job:
     colour_shifts: npt.NDArray[np.float32]
 
 
-def pipeline_version(encoding: Encoding = "jpeg") -> str:
+def pipeline_version(encoding: Encoding) -> str:
     """Version of all that turns a store of that encoding into a stream; two replicas with the same one send the same
     bytes."""
     return f"{PIPELINE_VERSION}.{decoder_digest(encoding)}"

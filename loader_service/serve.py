@@ -14,7 +14,7 @@ from commandline.logs import configure_logs
 from loader_service.config import ServeConfig
 from loader_service.messages import keep_freed_memory
 from loader_service.metrics import Metrics
-from loader_service.pipeline import Pipeline, pipeline_version
+from loader_service.pipeline import Pipeline
 from loader_service.server import LoaderServer
 from loader_service.supervise import supervise
 from loader_service.tokens import TokenFile
@@ -71,7 +71,7 @@ def _serve_one(config: ServeConfig) -> int:
             address = f"{address.rpartition(':')[0]}:{server.port}"
         splits = ", ".join(f"{name} {split.num_images:,}" for name, split in store.manifest.splits.items())
         print(f"serving {config.store} on {address}", flush=True)
-        log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline_version(), splits)
+        log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
         stop_signals.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_seconds)
         server.stop(config.drain_seconds)

@@ -158,6 +158,8 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
             environment="ray",
             workers=(cores,),
         ),
+        _ours("ours-shm-yuv420", "ours: YUV 4:2:0 store, shared memory", "shm-yuv420", around, decodes=False),
+        _ours("ours-grpc-yuv420", "ours: YUV 4:2:0 store, gRPC", "grpc-yuv420", around, decodes=False),
         _ours("ours-shm-raw", "ours: raw store, shared memory", "shm-raw", around, decodes=False),
         _ours("ours-grpc-raw", "ours: raw store, gRPC", "grpc-raw", around, decodes=False),
         _ours(

@@ -35,7 +35,7 @@ def make_images(data: Path, num_images: int, photos: Path | None) -> str:
         _unpack(photos / PHOTOS, source, num_images)
     else:
         _draw(source, num_images)
-    for encoding in ("jpeg", "raw"):
+    for encoding in ("jpeg", "yuv420", "raw"):
         out = str(data / "stores" / encoding)
         _preprocess("run", "--source", str(source), "--out", out, "--encoding", encoding, "--shorter-side", str(SIDE))
     shutil.rmtree(source)

@@ -16,8 +16,8 @@ class Sample:
     entry: str
     workers: int
     round: int
-    load: float
-    """Load average over a minute, of the machine, when it began."""
+    busy: float
+    """Share of the processors that others used in the moment before it began, 0 to 1."""
     error: str | None = None
     figures: dict[str, float] = field(default_factory=dict)
     """As benchmarks.peers.measure reports them, and what the check found."""

@@ -12,22 +12,22 @@ from benchmarks.comparison.entries import BOUNDS, TARGETS, Entry
 from benchmarks.comparison.samples import Sample
 
 _BEGIN, _END = "<!-- table: written by scripts/bench -->", "<!-- end of table -->"
-_MAX_IDLE_LOAD = 0.7
+_MAX_IDLE_BUSY = 0.1
 
 
 def results(entries: Sequence[Entry], samples: Sequence[Sample], skipped: dict[str, str]) -> dict[str, Any]:
     """One document: a row an entry, the ratios that the project holds itself to, and the machine."""
     rounds = {entry.name: [s for s in samples if s.entry == entry.name and s.phase == "round"] for entry in entries}
     sound = {name: [s for s in taken if s.error is None] for name, taken in rounds.items()}
-    first_load = next((sample.load for sample in samples), 0.0)
+    busy = statistics.median(sample.busy for sample in samples) if samples else 0.0
     return {
         "date": date.today().isoformat(),
         "machine": {
             "cores": len(os.sched_getaffinity(0)),
             "processor": _processor(),
             "system": platform.platform(),
-            "load_before": first_load,
-            "was_idle": first_load < _MAX_IDLE_LOAD,
+            "busy_before": busy,
+            "was_idle": busy < _MAX_IDLE_BUSY,
         },
         "rows": [_row(entry, rounds[entry.name], skipped.get(entry.name)) for entry in entries],
         "ratios": [
@@ -89,15 +89,20 @@ def _cpu_to_limit(sound: dict[str, list[Sample]]) -> dict[str, float]:
 def markdown(document: dict[str, Any]) -> str:
     """The tables, for people."""
     machine, settings = document["machine"], document["settings"]
-    idle = "idle before" if machine["was_idle"] else "**not idle: these figures mean nothing**"
+    idle = f"{machine['busy_before']:.0%} busy between measurements"
+    if not machine["was_idle"]:
+        idle += ": **not idle, these figures mean nothing**"
     lines = [
-        f"{document['date']}; {machine['processor']}, {machine['cores']} cores, load {machine['load_before']:.1f} "
-        f"({idle}); {settings['images']}, {settings['mean_jpeg_bytes'] / 1e3:.1f} KB a JPEG; "
+        f"{document['date']}; {machine['processor']}, {machine['cores']} cores, "
+        f"{idle}; {settings['images']}, {settings['mean_jpeg_bytes'] / 1e3:.1f} KB a JPEG; "
         f"{settings['rounds']} rounds of {settings['seconds']:g} s.",
         "",
         "![Images a second](performance.svg)",
     ]
-    for decodes, title in ((True, "JPEG decoded on the way"), (False, "Already decoded")):
+    for decodes, title in (
+        (True, "JPEG decoded on the way"),
+        (False, "Already decoded, to pixels or to planes of YUV"),
+    ):
         rows = [row for row in document["rows"] if row["decodes"] == decodes]
         if rows:
             lines += ["", f"**{title}**", "", *_rows(rows)]

@@ -1,7 +1,8 @@
-"""Ours: a loader process with ``--workers`` decode threads and a client in this process.
+"""Ours: loader processes and a client in this process.
 
---variant TRANSPORT-STORE: ``grpc-jpeg``, ``grpc-raw``, ``grpc-cached`` (JPEG, decoded images kept in memory) and the
-same with ``shm``. ``pipeline-jpeg`` is the decode pipeline without transport, in ``--workers`` processes of one thread.
+--variant TRANSPORT-STORE: ``grpc-jpeg``, ``grpc-raw``, ``grpc-yuv420`` and the same with ``shm``, from ``--workers``
+processes of one thread each; ``grpc-cached`` (JPEG, decoded images kept in memory) from one process with ``--workers``
+threads, whose cache they share. ``pipeline-jpeg`` is the decode pipeline without transport, in ``--workers`` processes.
 """
 
 import multiprocessing
@@ -9,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 
 from benchmarks.peers.measure import BATCH_SIZE, Run, Stream, main
 from loader_service.client import ClientOptions, LoaderClient
@@ -27,21 +27,17 @@ def batches(run: Run) -> Iterator[Stream]:
         with pipelines(run) as stream:
             yield stream
         return
-    options = ClientOptions()
-    if any(field.name == "transport" for field in fields(ClientOptions)):
-        options = ClientOptions(transport=transport)
-    elif transport != "grpc":
-        raise SystemExit("this version of the loader has no --transport")
-    cache = ["--cache-bytes", str(1 << 34)] if store == "cached" else []
-    folder = run.data / "stores" / ("raw" if store == "raw" else "jpeg")
+    is_cached = store == "cached"
+    folder = run.data / "stores" / ("jpeg" if is_cached else store)
+    processes, threads = (1, run.workers) if is_cached else (run.workers, 1)
     command = [sys.executable, "-m", "loader_service", "serve", "--store", str(folder), "--listen", "127.0.0.1:0"]
-    server = subprocess.Popen(
-        [*command, "--threads", str(run.workers), "--log-level", "error", *cache], stdout=subprocess.PIPE, text=True
-    )
+    command += ["--processes", str(processes), "--threads", str(threads), "--log-level", "error"]
+    command += ["--cache-bytes", str(1 << 34)] if is_cached else []
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        target = server.stdout.readline().split()[-1]
-        with LoaderClient([target], options) as client:
-            if store == "cached":
+        targets = [server.stdout.readline().split()[-1] for _ in range(processes)]
+        with LoaderClient(targets, ClientOptions(transport=transport)) as client:
+            if is_cached:
                 for batch in client.stream(StreamSpec(batch_size=BATCH_SIZE, shuffle=False, drop_last=False)):
                     del batch
             with client.stream(StreamSpec(batch_size=BATCH_SIZE), num_epochs=None) as stream:

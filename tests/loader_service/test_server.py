@@ -42,7 +42,7 @@ def request_(tiny_store: Path) -> pb.StreamBatchesRequest:
     with Store(tiny_store) as store:
         return pb.StreamBatchesRequest(
             fingerprint=store.fingerprint,
-            pipeline_version=pipeline_version(),
+            pipeline_version=pipeline_version("jpeg"),
             split="train",
             view=pb.VIEW_TRAIN,
             shuffle=True,
@@ -126,7 +126,7 @@ KNOWN_STATUSES = {
 def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]) -> None:
     stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
     fingerprint = stub.Describe(pb.DescribeRequest(), timeout=10).fingerprint
-    request = pb.StreamBatchesRequest(fingerprint=fingerprint, pipeline_version=pipeline_version(), **fields)
+    request = pb.StreamBatchesRequest(fingerprint=fingerprint, pipeline_version=pipeline_version("jpeg"), **fields)
     try:
         list(stub.StreamBatches(request, timeout=20))
         status = grpc.StatusCode.OK
@@ -174,7 +174,7 @@ def test_streams_over_the_limit(tiny_store: Path) -> None:
         with Store(tiny_store) as store:
             request = pb.StreamBatchesRequest(
                 fingerprint=store.fingerprint,
-                pipeline_version=pipeline_version(),
+                pipeline_version=pipeline_version("jpeg"),
                 split="train",
                 view=pb.VIEW_FULL,
                 batch_size=100,
