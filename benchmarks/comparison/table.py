@@ -101,7 +101,7 @@ def markdown(document: dict[str, Any]) -> str:
     ]
     for decodes, title in (
         (True, "JPEG decoded on the way"),
-        (False, "Already decoded, to pixels or to planes of YUV"),
+        (False, "Already decoded, to pixels or YUV planes"),
     ):
         rows = [row for row in document["rows"] if row["decodes"] == decodes]
         if rows:
