@@ -71,13 +71,10 @@ class Samples:
 
 
 def watch(pid: int) -> tuple[float, int, int]:
-    """Anonymous resident memory in MB, open files and threads of a process."""
+    """Resident memory in MB, shared memory included and the mapped store not; open files and threads of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
-    anonymous = re.search(r"RssAnon:\s+(\d+)", status)
-    threads = re.search(r"Threads:\s+(\d+)", status)
-    assert anonymous is not None
-    assert threads is not None
-    return int(anonymous[1]) / 1e3, len(os.listdir(f"/proc/{pid}/fd")), int(threads[1])
+    found = {name: int(value) for name, value in re.findall(r"(\w+):\s+(\d+)", status)}
+    return (found["RssAnon"] + found["RssShmem"]) / 1e3, len(os.listdir(f"/proc/{pid}/fd")), found["Threads"]
 
 
 def disturb(replicas: list[Replica], samples: Samples, stop: threading.Event, dice: random.Random) -> None:

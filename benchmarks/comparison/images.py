@@ -15,6 +15,7 @@ SIDE = 256
 PHOTOS = "imagenette224.tar"
 _NUM_VAL = 64
 _MAX_CLASSES = 10
+ENCODINGS = ("jpeg", "yuv420", "raw")
 
 
 def make_images(data: Path, num_images: int, photos: Path | None) -> str:
@@ -26,7 +27,8 @@ def make_images(data: Path, num_images: int, photos: Path | None) -> str:
     """
     kind = f"{num_images} {'photographs (enlarged to 256 pixels)' if photos else 'drawn pictures'}"
     made = data / "made"
-    if made.exists() and made.read_text() == kind:
+    content = f"{kind}; {', '.join(ENCODINGS)}"
+    if made.exists() and made.read_text() == content:
         return kind
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
@@ -35,12 +37,12 @@ def make_images(data: Path, num_images: int, photos: Path | None) -> str:
         _unpack(photos / PHOTOS, source, num_images)
     else:
         _draw(source, num_images)
-    for encoding in ("jpeg", "yuv420", "raw"):
+    for encoding in ENCODINGS:
         out = str(data / "stores" / encoding)
         _preprocess("run", "--source", str(source), "--out", out, "--encoding", encoding, "--shorter-side", str(SIDE))
     shutil.rmtree(source)
     _export(data)
-    made.write_text(kind)
+    made.write_text(content)
     return kind
 
 

@@ -45,9 +45,11 @@ def batches(run: Run) -> Iterator[Stream]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     ray.init(num_cpus=run.workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    stream = in_numpy(run.data)
     try:
-        yield in_numpy(run.data)
+        yield stream
     finally:
+        stream.close()  # ends the data set's own threads, which would still ask Ray
         ray.shutdown()
 
 
