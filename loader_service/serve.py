@@ -70,7 +70,8 @@ def _serve_one(config: ServeConfig) -> int:
         if not address.startswith("unix:"):
             address = f"{address.rpartition(':')[0]}:{server.port}"
         splits = ", ".join(f"{name} {split.num_images:,}" for name, split in store.manifest.splits.items())
-        print(f"serving {config.store} on {address}", flush=True)
+        # In one write, so that the lines of several processes do not mix.
+        print(f"serving {config.store} on {address}\n", end="", flush=True)
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
         stop_signals.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_seconds)
