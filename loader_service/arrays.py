@@ -39,7 +39,7 @@ def _map(size_bytes: int) -> npt.NDArray[np.uint8]:
     """Memory of the kernel's own, which goes back to it at once when the array is gone; malloc would keep it."""
     if not size_bytes:
         return np.empty(0, np.uint8)
-    return np.frombuffer(mmap.mmap(-1, size_bytes), np.uint8)
+    return np.frombuffer(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
 
 
 def _shaped(owner: npt.NDArray[np.uint8], shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
