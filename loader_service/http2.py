@@ -41,7 +41,7 @@ class Frame(NamedTuple):
 
 
 class Frames:
-    """HTTP/2's frames over a connected socket, from the client's side."""
+    """HTTP/2's frames over a connected socket, which is theirs to close, from the client's side."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -52,11 +52,15 @@ class Frames:
         self._num_received = {0: 0}
         self._is_going_away = False
         settings = {_ENABLE_PUSH: 0, _INITIAL_WINDOW_SIZE: LARGEST_WINDOW, _MAX_FRAME_SIZE: _LARGEST_FRAME}
-        self._socket.sendall(
-            _PREFACE
-            + _frame(_SETTINGS, 0, 0, b"".join(struct.pack(">HI", *setting) for setting in settings.items()))
-            + _window_update(0, LARGEST_WINDOW - _FIRST_WINDOW)
-        )
+        try:
+            self._socket.sendall(
+                _PREFACE
+                + _frame(_SETTINGS, 0, 0, b"".join(struct.pack(">HI", *setting) for setting in settings.items()))
+                + _window_update(0, LARGEST_WINDOW - _FIRST_WINDOW)
+            )
+        except OSError:
+            self._socket.close()
+            raise
 
     def request(self, headers: list[tuple[str, str]], data: bytes) -> int:
         """Sends a whole request; the number of its stream."""

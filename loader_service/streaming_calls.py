@@ -65,6 +65,7 @@ class StreamConnection:
         self._target, self._tls = target, tls
         self._host = "localhost" if target.startswith("unix:") else target.rpartition(":")[0].strip("[]")
         self._server_name = server_name or self._host
+        self._authority = server_name or ("localhost" if target.startswith("unix:") else target)
         self._frames: Frames | None = None
         self._last: StreamCall | None = None
         self._buffer = memoryview(bytearray())
@@ -82,7 +83,7 @@ class StreamConnection:
                 (":method", "POST"),
                 (":scheme", "http" if self._tls is None else "https"),
                 (":path", path),
-                (":authority", self._server_name),
+                (":authority", self._authority),
                 ("te", "trailers"),
                 ("content-type", "application/grpc"),
                 ("user-agent", "alexnet-loader"),
