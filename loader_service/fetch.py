@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Literal, Self
 
+import numpy as np
+
 from loader_service.assembly import Allocate, Assembly, request_for
 from loader_service.errors import InvalidRequestError, MismatchError, ServiceUnavailableError
 from loader_service.replica import Connection
@@ -115,7 +117,10 @@ class Fetch(Iterator[Batch]):
             if not part.slot:
                 message.read_into(pixels, part.pixels_at)
             elif self._session is not None:
-                pixels[:] = self._session.pixels(part.slot, part.generation, len(pixels))
+                shared = self._session.pixels(part.slot, part.generation, len(pixels))
+                np.copyto(
+                    np.frombuffer(pixels, np.uint8), np.frombuffer(shared, np.uint8)
+                )  # without the interpreter's lock
                 self._session.release(part.slot, part.generation)
             else:
                 raise ValueError("expected pixels in the message, found a slot of shared memory")

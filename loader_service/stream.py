@@ -81,7 +81,12 @@ class BatchStream(Iterator[Batch]):
             window=window,
             lease_size=lease_size,
         )
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        """Notified when the consumer may have something to take, or to raise."""
+        self._leasable = threading.Condition(self._lock)
+        """Notified when there may be a lease to be had. Two, since a batch a millisecond would wake every worker."""
+        self._ending = threading.Event()
         self._position = 0
         self._ready: dict[int, Batch] = {}
         self._active: dict[Lease, Fetch] = {}
@@ -106,7 +111,7 @@ class BatchStream(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         started = time.monotonic()
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise StopIteration
             while self._position not in self._ready:
@@ -119,12 +124,12 @@ class BatchStream(Iterator[Batch]):
                 silence_s = now - max(started, self._progress_at)
                 if silence_s >= self._unavailable_timeout_s:
                     raise ServiceUnavailableError(self._why_unavailable())
-                self._changed.wait(min(self._unavailable_timeout_s - silence_s, 1.0))
+                self._arrived.wait(min(self._unavailable_timeout_s - silence_s, 1.0))
             batch = self._ready.pop(self._position, None)
             if batch is not None:
                 self._book.consume(self._position)
                 self._position += 1
-                self._changed.notify_all()
+                self._leasable.notify_all()
         self.wait_s += time.monotonic() - started
         if batch is None:
             self.close()
@@ -136,11 +141,12 @@ class BatchStream(Iterator[Batch]):
 
         Batches already taken stay valid.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
             fetches = list(self._active.values())
             self._ready.clear()
-            self._changed.notify_all()
+            self._notify_all()
+        self._ending.set()
         for fetch in fetches:
             fetch.cancel()
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
@@ -152,6 +158,10 @@ class BatchStream(Iterator[Batch]):
         return f"no batch for {self._unavailable_timeout_s:g} s: {reasons}"
 
     # What follows runs on the stream's own threads.
+
+    def _notify_all(self) -> None:
+        self._arrived.notify_all()
+        self._leasable.notify_all()
 
     def _start_workers(self) -> None:
         for target, replica in self._find_replicas().items():
@@ -170,10 +180,10 @@ class BatchStream(Iterator[Batch]):
         resolved_at = time.monotonic()
         interval_s = min(self._stall_timeout_s / 4, 0.25)
         while True:
-            with self._changed:
+            self._ending.wait(interval_s)
+            with self._lock:
                 if self._closed:
                     return
-                self._changed.wait_for(lambda: self._closed, timeout=interval_s)
                 now = time.monotonic()
                 stalled = [
                     fetch
@@ -209,9 +219,9 @@ class BatchStream(Iterator[Batch]):
                     hint_s = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
                     backoff_s = min(max(2 * backoff_s, hint_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
         except BaseException as error:  # our own mistake: the consumer must hear of it, not wait for ever
-            with self._changed:
+            with self._lock:
                 self._fatal = error
-                self._changed.notify_all()
+                self._notify_all()
             raise
 
     def _fetch_leases(self, connection: Connection) -> bool:
@@ -231,14 +241,14 @@ class BatchStream(Iterator[Batch]):
         return True
 
     def _pause(self, seconds: float) -> bool:
-        with self._changed:
-            if seconds:
-                self._changed.wait_for(lambda: self._closed, timeout=seconds)
+        if seconds:
+            self._ending.wait(seconds)
+        with self._lock:
             return not self._closed and self._fatal is None
 
     def _note_failure(self, replica: Replica, error: LoaderError) -> bool:
         """Whether the worker should go on."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return False
             # Without its traceback, whose frames would keep batches and shared memory alive.
@@ -250,16 +260,16 @@ class BatchStream(Iterator[Batch]):
                     self._fatal = error
             elif isinstance(error, InvalidRequestError | AccessError):
                 self._fatal = error
-            self._changed.notify_all()
+            self._notify_all()
             return self._fatal is None and replica.target not in self._refused
 
     def _wait_for_lease(self, target: str) -> Lease | None:
-        with self._changed:
+        with self._lock:
             while not self._closed and self._fatal is None and not self._book.is_finished:
                 lease = self._book.next_lease(target, time.monotonic())
                 if lease is not None:
                     return lease
-                self._changed.wait(_IDLE_WAIT_S)
+                self._leasable.wait(_IDLE_WAIT_S)
         return None
 
     def _fetch(self, connection: Connection, fetcher: Fetcher, lease: Lease) -> bool:
@@ -272,16 +282,16 @@ class BatchStream(Iterator[Batch]):
         try:
             last_step = first_step + lease.end - lease.begin
             fetch = fetcher.fetch(epoch=self._first_epoch + epoch, first_step=first_step, last_step=last_step)
-            with self._changed:
+            with self._lock:
                 self._active[lease] = fetch
                 if self._closed:
                     fetch.cancel()
             for position, batch in enumerate(fetch, lease.begin):
-                with self._changed:
+                with self._lock:
                     if self._book.complete(position, lease, time.monotonic()):
                         self._ready[position] = batch
                         self._progress_at = time.monotonic()
-                        self._changed.notify_all()
+                        self._arrived.notify_all()
             return True
         except grpc.RpcError as error:
             is_stalled = fetch is not None and fetch.is_stalled
@@ -297,14 +307,14 @@ class BatchStream(Iterator[Batch]):
                 return False
             raise failure from None
         finally:
-            with self._changed:
+            with self._lock:
                 self._active.pop(lease, None)
                 self._book.end(lease)
-                self._changed.notify_all()
+                self._notify_all()
 
     def _note_loss(self, connection: Connection, lease: Lease, failure: DataLossError) -> None:
         """This replica's copy is damaged; another's may be sound. If none is, the consumer hears of it in its turn."""
-        with self._changed:
+        with self._lock:
             position = min(lease.missing, default=None)
             if position is not None and self._book.lose(position, connection.target) >= len(self._known):
                 self._lost[position] = failure
