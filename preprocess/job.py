@@ -2,10 +2,12 @@
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from commandline.stopping import StopRequests
 from preprocess.errors import PreprocessError
 
 _Work = TypeVar("_Work")
@@ -15,7 +17,7 @@ _Result = TypeVar("_Result")
 _TASKS_PER_CPU = 2
 # A worker that is killed (out of memory, a lost node) is replaced this often for each task.
 _MAX_RETRIES = 5
-_WAIT_S = 1.0
+_WAIT_S = 0.25
 # For cancelled tasks to end, so that what they had half-written can be removed.
 _CANCEL_S = 10.0
 # Results are a few hundred bytes and arguments tens of kilobytes: the smallest store that Ray takes will do.
@@ -112,11 +114,19 @@ class Cluster:
         task = ray.remote(function).options(
             num_cpus=1, memory=self._memory_bytes, max_retries=_MAX_RETRIES, scheduling_strategy="SPREAD"
         )
-        items = iter(work)
+        # Ctrl-C is remembered, and obeyed between Ray's calls: in the middle of one it was seen to abort the process.
+        with StopRequests(signal.SIGINT) as stop:
+            yield from self._results(task, iter(work), stop)
+
+    def _results(self, task: Any, items: Iterator[Any], stop: StopRequests) -> Iterator[Any]:
+        import ray
+
         pending: list[Any] = []
         exhausted = False
         try:
             while True:
+                if stop.requested:
+                    raise KeyboardInterrupt
                 while not exhausted and len(pending) < _TASKS_PER_CPU * self.num_cpus:
                     try:
                         pending.append(task.remote(next(items)))
@@ -124,7 +134,7 @@ class Cluster:
                         exhausted = True
                 if not pending:
                     return
-                # The deadline lets Ctrl-C in, and notices nodes that have joined since.
+                # The deadline lets Ctrl-C be obeyed, and notices nodes that have joined since.
                 ready, pending = ray.wait(pending, num_returns=1, timeout=_WAIT_S)
                 for reference in ready:
                     yield _get(reference)

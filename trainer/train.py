@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from commandline import Progress, write_line
+from commandline.stopping import StopRequests
 from loader_service.client import LoaderClient
 from loader_service.errors import LoaderError
 from loader_service.wire import Description
@@ -31,7 +32,6 @@ from trainer.saved_network import NetworkPlan
 from trainer.schedule import ScheduleState, after_epoch, colour_phases, rates_at
 from trainer.starvation import StarvationWatch
 from trainer.state import TrainingState
-from trainer.stopping import StopRequests
 
 VALIDATION_BATCH = 128
 """Images of a validation step, at most."""

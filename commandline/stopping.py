@@ -8,7 +8,9 @@ from typing import Self
 class StopRequests:
     """While entered, remembers the first stop signal instead of dying of it. For the main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *signals: signal.Signals) -> None:
+        """``signals``: which ones; none means SIGINT and SIGTERM."""
+        self._signals = signals or (signal.SIGINT, signal.SIGTERM)
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -23,7 +25,7 @@ class StopRequests:
         return 128 + int(self.received or 0)
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self._signals:
             self._before[number] = signal.signal(number, self._note)
         return self
 
