@@ -251,7 +251,8 @@ class BatchStream(Iterator[Batch]):
         with self._lock:
             if self._closed:
                 return False
-            # Without its traceback, whose frames would keep batches and shared memory alive.
+            # Without tracebacks, its own or its context's: their frames would keep this stream's batches alive.
+            error.__context__ = error.__cause__ = None
             self._failures[replica.target] = error.with_traceback(None)
             self._book.forget(replica.target)
             if isinstance(error, MismatchError):

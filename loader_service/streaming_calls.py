@@ -196,8 +196,9 @@ class StreamCall:
         return self
 
     def __next__(self) -> IncomingMessage:
-        if self._message is not None:
-            self._message.skip()
+        before, self._message = self._message, None
+        if before is not None:
+            before.skip()
         prefix = memoryview(bytearray(_PREFIX.size))
         if not self._fill(prefix):
             raise StopIteration

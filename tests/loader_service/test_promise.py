@@ -1,11 +1,16 @@
 """The promise: the same stream, byte for byte, whatever happens to the service. Real processes, real signals."""
 
+import gc
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from loader_service.client import ClientOptions, LoaderClient
@@ -187,3 +192,34 @@ def test_sigterm_lets_streams_finish(store: Path) -> None:
             batches.append(next(stream))
             assert [batch.step for batch in batches] == [0, 1, 2]
         assert replicas[0].wait() == 0
+
+
+def test_failures_keep_no_batches_alive(store: Path) -> None:
+    """What a stream allocated is free when it has ended, though calls failed, without the garbage collector's help."""
+    arrays: list[weakref.ref[npt.NDArray[Any]]] = []
+
+    def allocate(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+        array = np.empty(shape, dtype)
+        arrays.append(weakref.ref(array))
+        return array
+
+    def read(replicas: list[LoaderProcess]) -> None:
+        options = ClientOptions(stall_timeout_s=1.0, unavailable_timeout_s=20.0)
+        with (
+            LoaderClient([replica.target for replica in replicas], options) as client,
+            client.stream(SPEC, allocate=allocate) as stream,
+        ):
+            for number, _ in enumerate(stream):
+                if number == 10:
+                    replicas[0].send(signal.SIGKILL)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with loader_processes(store, 2) as replicas:
+            read(replicas)
+        alive = [array for array in arrays if array() is not None]
+    finally:
+        gc.enable()
+    assert len(arrays) > 20
+    assert not alive
