@@ -139,8 +139,8 @@ class Description:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Some consecutive images of one step's slice: what one message carries."""
+class PartFields:
+    """All that a message says of some consecutive images of one step's slice, but their pixels."""
 
     epoch: int
     step: int
@@ -148,8 +148,6 @@ class Part:
     """Position in the slice of the first image."""
     slice_size: int
     """Images of the whole slice."""
-    images: Images
-    """[N, num_crops, H, W, 3]"""
     labels: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int64]
     colour_shifts: npt.NDArray[np.float32]
@@ -159,36 +157,35 @@ class Part:
     """The slot's generation."""
 
 
-class Message(NamedTuple):
-    """A packed part, ready to be sent."""
+@dataclass(frozen=True, kw_only=True)
+class Part(PartFields):
+    """What one message carries."""
 
-    body: bytes
-    num_images: int
+    images: Images
+    """[N, num_crops, H, W, 3]"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartHeader:
-    """A part without its pixels."""
+class PartHeader(PartFields):
+    """A part whose pixels are still to come."""
 
-    epoch: int
-    step: int
-    offset: int
-    slice_size: int
     shape: tuple[int, int, int, int, int]
     """[N, num_crops, H, W, 3]"""
     dtype: "np.dtype[Any]"
     """uint8 or float32"""
-    labels: npt.NDArray[np.int64]
-    indices: npt.NDArray[np.int64]
-    colour_shifts: npt.NDArray[np.float32]
-    slot: int
-    generation: int
     pixels_at: int
     """Where in the message the pixels begin, if it holds them."""
 
     @property
     def num_pixel_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Message(NamedTuple):
+    """A packed part, ready to be sent."""
+
+    body: bytes
+    num_images: int
 
 
 _FIELDS = loader_pb2.Batch.DESCRIPTOR.fields_by_name
