@@ -1,7 +1,9 @@
 """What each of the loader's commands does with its options."""
 
 import json
+import os
 from collections.abc import Sequence
+from typing import NoReturn
 
 import grpc
 
@@ -10,14 +12,15 @@ from loader_service.config import BenchConfig, DigestConfig, HealthcheckConfig, 
 from loader_service.errors import LoaderError
 
 
-def serve_command(config: ServeConfig) -> int:
+def serve_command(config: ServeConfig) -> NoReturn:
     from loader_service.serve import serve
     from preprocess.errors import StoreError
 
     try:
-        return serve(config)
+        code = serve(config)
     except StoreError as error:
         raise LoaderError(str(error)) from None
+    os._exit(code)  # see ``serve``; nothing is left in a buffer
 
 
 def digest_command(config: DigestConfig) -> None:

@@ -1,5 +1,6 @@
 """The options of each command, checked once."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,14 @@ class ServeConfig:
     drain_seconds: float = field(
         default=10.0,
         metadata=option("after SIGTERM, let requests under way finish for so long", metavar="SECONDS"),
+    )
+    max_connection_age: float = field(
+        default=300.0,
+        metadata=option(
+            "have clients connect anew after about so long, without breaking a request off: behind a balancer, new "
+            "replicas get their share; 0: never",
+            metavar="SECONDS",
+        ),
     )
     tls_cert: Path | None = field(default=None, metadata=option("PEM file of the server's certificate: turns TLS on"))
     tls_key: Path | None = field(default=None, metadata=option("PEM file of the server's private key"))
@@ -92,9 +101,12 @@ class ServeConfig:
                 )
         if not self.listen.startswith("unix:") and not self.listen.rpartition(":")[2].isdigit():
             raise ValueError(f"--listen: expected HOST:PORT or unix:PATH, found {self.listen!r}")
-        for name in ("processes", "threads", "message_bytes", "max_batch_size", "max_steps", "max_streams"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(self, name)}")
+        least = dict.fromkeys(("processes", "threads", "message_bytes", "max_batch_size", "max_steps"), 1)
+        least |= dict.fromkeys(("max_streams", "max_streams_per_identity"), 1)
+        least |= dict.fromkeys(("cache_bytes", "share_bytes", "drain_seconds", "max_connection_age"), 0)
+        for name, number in least.items():
+            if not number <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')}: expected at least {number}, found {getattr(self, name)}")
 
     @property
     def limits(self) -> Limits:

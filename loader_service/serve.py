@@ -2,15 +2,13 @@
 
 import logging
 import resource
-import signal
-import socket
 from dataclasses import replace
-from types import FrameType, TracebackType
-from typing import Self
 
 import grpc
 
 from commandline.logs import configure_logs
+from commandline.options import EXIT_INTERRUPTED
+from commandline.stopping import StopRequests
 from loader_service.config import ServeConfig
 from loader_service.messages import keep_freed_memory
 from loader_service.metrics import Metrics
@@ -24,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: ServeConfig) -> int:
-    """Serves until SIGTERM or SIGINT, then drains. Each process prints one line with its address once it is ready."""
+    """Serves until SIGTERM or Ctrl-C, then drains; a second Ctrl-C breaks that off. Returns the exit code.
+
+    Each process prints one line with its address once it is ready. Threads may stay behind that wait for clients which
+    do not read, and Python's own end would wait for those: leave with ``os._exit``.
+    """
     configure_logs(config.log_level, config.log_format)
     if config.processes == 1:
         return _serve_one(config)
@@ -40,7 +42,7 @@ def _serve_one(config: ServeConfig) -> int:
     metrics = Metrics()
     tokens = TokenFile(config.token_file) if config.token_file else None
     with (
-        _StopSignals() as stop_signals,
+        StopRequests() as stop,
         Store(config.store) as store,
         Pipeline(
             store,
@@ -60,6 +62,7 @@ def _serve_one(config: ServeConfig) -> int:
             metrics=metrics,
             reflection=config.reflection,
             shared_memory=config.shared_memory,
+            max_connection_age_s=config.max_connection_age or None,
         )
         if config.metrics_listen is not None:
             host, _, port = config.metrics_listen.rpartition(":")
@@ -73,43 +76,15 @@ def _serve_one(config: ServeConfig) -> int:
         # In one write, so that the lines of several processes do not mix.
         print(f"serving {config.store} on {address}\n", end="", flush=True)
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
-        stop_signals.wait()
+        stop.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_seconds)
-        server.stop(config.drain_seconds)
+        try:
+            server.stop(config.drain_seconds)
+        except KeyboardInterrupt:
+            log.warning("interrupted: requests under way were broken off")
+            return EXIT_INTERRUPTED
     log.info("stopped")
     return 0
-
-
-class _StopSignals:
-    """SIGTERM and SIGINT, while its context lasts.
-
-    They are waited for at a socket. A wait for a lock would go on when the kernel gives the signal to another thread
-    (NumPy's, gRPC's), as was seen: Python's handlers run on the main thread only, which nothing wakes then.
-    """
-
-    def __enter__(self) -> Self:
-        self._received, self._sent = socket.socketpair()
-        self._sent.setblocking(False)
-        self._before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
-        signal.set_wakeup_fd(self._sent.fileno())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        signal.set_wakeup_fd(-1)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._received.close()
-        self._sent.close()
-
-    def wait(self) -> None:
-        """Returns when one of them has come."""
-        self._received.recv(1)
-
-
-def _ignore(signum: int, frame: FrameType | None) -> None:
-    """What counts is the byte that Python writes to the wake-up socket."""
 
 
 def _nth(config: ServeConfig, number: int) -> ServeConfig:

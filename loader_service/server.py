@@ -39,7 +39,9 @@ _DRAIN_POLL_S = 0.05
 _FLUSH_S = 0.2
 """For the last messages and the status of streams that have just ended to be written."""
 _CANCEL_S = 1.0
-"""For gRPC to end the calls that were cancelled; it is not waited for longer."""
+"""For calls that were cancelled to end. One whose client reads nothing ends only when TCP gives the client up."""
+_KEEPALIVE_INTERVAL_S = 60
+"""A client that owes no data is asked so often whether it is there; one that does not say so for 20 s is not."""
 _STATUS: dict[type[LoaderError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     MismatchError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -53,8 +55,9 @@ _STATUS: dict[type[LoaderError], grpc.StatusCode] = {
 class LoaderServer:
     """Serves one pipeline on one address until ``stop``.
 
-    ``address`` is ``host:port`` (port 0 takes a free one; see ``port``) or ``unix:PATH``. The pipeline stays the
-    caller's to close, after ``stop``.
+    ``address`` is ``host:port`` (port 0 takes a free one; see ``port``) or ``unix:PATH``. Clients are asked to connect
+    anew after about ``max_connection_age_s`` (None: never), so that behind a balancer new replicas get some of them.
+    The pipeline stays the caller's to close, after ``stop``.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class LoaderServer:
         metrics: Metrics | None = None,
         reflection: bool = False,
         shared_memory: bool = True,
+        max_connection_age_s: float | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._limits = limits
@@ -77,18 +81,20 @@ class LoaderServer:
         self._draining = threading.Event()
         interceptors: list[Any] = [] if tokens is None else [TokenInterceptor(tokens, self._count_refusal)]
         self._executor = ThreadPoolExecutor(limits.max_streams + 8, thread_name_prefix="rpc")
-        self._server = grpc.server(
-            self._executor,
-            interceptors=interceptors,
-            options=[
-                ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
-                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
-                ("grpc.max_send_message_length", -1),
-                # Accept the client's keepalive pings (every 10 s, also between streams).
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-            ],
-        )
+        options = [
+            ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
+            ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+            ("grpc.max_send_message_length", -1),
+            # Accept the client's keepalive pings (every 10 s, also between streams), and send some.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_INTERVAL_S * 1000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+        if max_connection_age_s is not None:
+            # No grace: calls under way are finished, the client's next ones come over a new connection.
+            options.append(("grpc.max_connection_age_ms", int(max_connection_age_s * 1000)))
+        self._server = grpc.server(self._executor, interceptors=interceptors, options=options)
         self._shared_memory: SharedMemoryServer | None = None
         if shared_memory and is_supported():
             self._shared_memory = SharedMemoryServer(
@@ -125,19 +131,31 @@ class LoaderServer:
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_s: float) -> None:
-        """Refuses new work with UNAVAILABLE, lets streams finish for up to ``grace_s`` seconds, then ends them."""
+        """Refuses new work with UNAVAILABLE, lets streams finish for up to ``grace_s`` seconds, then ends them:
+        at once when an exception (Ctrl-C) interrupts the wait. The thread of one whose client does not read stays
+        behind in gRPC, without touching the pipeline, until TCP gives that client up.
+        """
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._draining.set()
-        stopped = self._server.stop(grace_s)
-        # gRPC's own event may come seconds after the last stream has ended: what counts is that none is open.
-        deadline = time.monotonic() + grace_s
+        try:
+            self._drain(grace_s)
+        finally:
+            if self._shared_memory is not None:
+                self._shared_memory.close()  # ends the waits for slots that clients will not give back any more
+            ended = self._server.stop(0)
+            self._wait_for_streams(ended, _CANCEL_S)
+            self._executor.shutdown(wait=False)
+
+    def _drain(self, grace_s: float) -> None:
+        ended = self._server.stop(grace_s)
+        self._wait_for_streams(ended, grace_s)
+        ended.wait(min(grace_s, _FLUSH_S))
+
+    def _wait_for_streams(self, ended: threading.Event, timeout_s: float) -> None:
+        """Returns when no stream is open, or after ``timeout_s``. gRPC's own event may come seconds after that."""
+        deadline = time.monotonic() + timeout_s
         while self._streams.num_open and time.monotonic() < deadline:
-            stopped.wait(_DRAIN_POLL_S)
-        stopped.wait(min(grace_s, _FLUSH_S))
-        if self._shared_memory is not None:
-            self._shared_memory.close()  # ends the waits for slots that clients will not give back any more
-        self._server.stop(0).wait(_CANCEL_S)
-        self._executor.shutdown(wait=True)
+            ended.wait(_DRAIN_POLL_S)
 
     def _set_health(self, status: Any) -> None:
         for service in ("", SERVICE):

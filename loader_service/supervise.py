@@ -8,52 +8,47 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from types import FrameType
 from typing import Any, TypeVar
+
+from commandline.stopping import StopRequests
 
 log = logging.getLogger(__name__)
 
 Config = TypeVar("Config")
 
+_LOOK_INTERVAL_S = 0.1
+_STOP_TIMEOUT_S = 5.0  # beyond the time to drain
 _FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 10.0
 _STEADY_AFTER_S = 30.0
 
 
 def supervise(configs: Sequence[Config], run: Callable[[Config], int], drain_s: float) -> int:
-    """Runs ``run(config)`` in a process each until SIGTERM or SIGINT, then passes that on and waits for all.
+    """Runs ``run(config)`` in a process each until SIGTERM or Ctrl-C, then passes that on and waits for all.
 
     A process that ends by itself is started again, alone, at once; one that keeps dying, after a growing pause.
     Processes are spawned, never forked (gRPC does not survive a fork), and end if this one dies. Returns 0, or 1 if
-    one had to be killed.
+    one had to be killed. A second Ctrl-C kills them and is raised as KeyboardInterrupt.
     """
     workers = [_Worker(number, config, run) for number, config in enumerate(configs)]
-    stopping = False
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    for worker in workers:
-        worker.start()
-    while not stopping:
-        # A signal interrupts nothing here, so look every quarter of a second.
-        wait([worker.process.sentinel for worker in workers if worker.process.is_alive()], timeout=0.25)
+    with StopRequests() as stop:
         for worker in workers:
-            if not stopping:
+            worker.start()
+        while not stop.wait(_LOOK_INTERVAL_S):
+            for worker in workers:
                 worker.revive()
-    for worker in workers:
-        worker.process.terminate()
-    deadline = time.monotonic() + drain_s + 5.0
-    for worker in workers:
-        worker.process.join(max(deadline - time.monotonic(), 0.1))
-    stubborn = [worker for worker in workers if worker.process.is_alive()]
-    for worker in stubborn:
-        log.error("process %d did not stop and is killed", worker.number)
-        worker.process.kill()
-        worker.process.join()
+        try:
+            for worker in workers:
+                worker.process.terminate()
+            deadline = time.monotonic() + drain_s + _STOP_TIMEOUT_S
+            for worker in workers:
+                worker.process.join(max(deadline - time.monotonic(), 0.1))
+        finally:
+            stubborn = [worker for worker in workers if worker.process.is_alive()]
+            for worker in stubborn:
+                log.error("process %d did not stop and is killed", worker.number)
+                worker.process.kill()
+                worker.process.join()
     return 1 if stubborn else 0
 
 

@@ -13,7 +13,6 @@ import argparse
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,10 +20,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
+
+from commandline.options import EXIT_FAILED, EXIT_INTERRUPTED
+from commandline.stopping import StopRequests
 
 _PORT_TIMEOUT_S = 20.0
 _LOOK_INTERVAL_S = 2.0
@@ -91,34 +92,36 @@ def _wait_for_port(host: str, port: int) -> None:
 
 
 def serve(num_replicas: int, num_cpus: int, host: str | None, port: int, arguments: Sequence[str]) -> None:
-    """Runs replicas on the connected cluster until SIGINT or SIGTERM; prints where they are, and where they move."""
-    stopping = threading.Event()
+    """Runs replicas on the connected cluster until Ctrl-C or SIGTERM, then drains them (a second Ctrl-C does not wait).
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    Prints where they are, and where they move.
+    """
     # Unlimited restarts; SPREAD puts them on different nodes while there are any.
     actor: Any = ray.remote(Replica)
     actor = actor.options(num_cpus=num_cpus, max_restarts=-1, scheduling_strategy="SPREAD")
-    replicas = [actor.remote(host, port + number, arguments) for number in range(num_replicas)]
+    with StopRequests() as stop:
+        replicas = [actor.remote(host, port + number, arguments) for number in range(num_replicas)]
+        try:
+            _report(replicas, stop)
+        finally:
+            ray.wait([replica.stop.remote() for replica in replicas], num_returns=num_replicas, timeout=_STOP_TIMEOUT_S)
+
+
+def _report(replicas: Sequence[Any], stop: StopRequests) -> None:
+    """Prints where replicas are and where they move, until ``stop`` is requested."""
     places: dict[int, tuple[str, str]] = {}
     announced = ""
-    try:
-        while not stopping.is_set():
-            for number, replica in enumerate(replicas):
-                place = _place(replica)
-                if place is not None and places.get(number) != place:
-                    places[number] = place
-                    print(f"replica {number}: {place[0]} on node {place[1][:8]}", flush=True)
-            targets = ",".join(sorted({address for address, _ in places.values()}))
-            if len(places) == num_replicas and targets != announced:
-                announced = targets
-                print(f"targets: {targets}", flush=True)
-            stopping.wait(_LOOK_INTERVAL_S)
-    finally:
-        ray.wait([replica.stop.remote() for replica in replicas], num_returns=num_replicas, timeout=_STOP_TIMEOUT_S)
+    while not stop.requested:
+        for number, replica in enumerate(replicas):
+            place = _place(replica)
+            if place is not None and places.get(number) != place:
+                places[number] = place
+                print(f"replica {number}: {place[0]} on node {place[1][:8]}", flush=True)
+        targets = ",".join(sorted({address for address, _ in places.values()}))
+        if len(places) == len(replicas) and targets != announced:
+            announced = targets
+            print(f"targets: {targets}", flush=True)
+        stop.wait(_LOOK_INTERVAL_S)
 
 
 def _place(replica: Any) -> tuple[str, str] | None:
@@ -152,7 +155,10 @@ def main() -> int:
         serve(options.replicas, options.cpus, options.host, options.port, arguments)
     except (ConnectionError, ray.exceptions.RayActorError) as error:
         print(f"serve: error: {_reason(error)}", file=sys.stderr)
-        return 1
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("serve: error: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return 0
 
 

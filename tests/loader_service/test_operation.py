@@ -1,14 +1,18 @@
 """The service as its operator runs it: processes, metrics, logs, shared work."""
 
 import json
+import os
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -16,11 +20,13 @@ import pytest
 from loader_service.__main__ import main
 from loader_service.assembly import request_for
 from loader_service.client import ClientOptions, LoaderClient
+from loader_service.digest import StreamDigest
 from loader_service.fetch import Transport
 from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline
 from loader_service.replica import Replica, Security
 from loader_service.server import LoaderServer
+from loader_service.shared_memory_client import SharedMemorySession
 from loader_service.sharing import StreamPopulation
 from loader_service.wire import StreamSpec, unpack_part
 from preprocess.store import Store
@@ -98,6 +104,134 @@ def test_several_processes_and_one_crash(tiny_store: Path) -> None:
     crashes = [record for record in records if "exit_code" in record]
     assert [crash["exit_code"] for crash in crashes] == [-9]
     assert {"time", "level", "logger", "message"} <= set(crashes[0])
+
+
+@contextmanager
+def unread_stream(target: str, transport: Transport) -> Iterator[None]:
+    """A request for two thousand images, of which one message is read."""
+    with LoaderClient([target]) as client:
+        description = client.describe()
+    request = request_for(StreamSpec(batch_size=100), description, epoch=0, first_step=0, last_step=20)
+    with Replica(target=target, security=Security()).connect() as connection, ExitStack() as stack:
+        token = None
+        if transport == "shm":
+            token = stack.enter_context(closing(SharedMemorySession(description.shared_memory_socket))).token
+        call = connection.stream_batches(request, token)
+        next(call)
+        yield
+        call.cancel()
+
+
+@pytest.mark.parametrize("transport", ["grpc", "shm"])
+def test_a_client_that_does_not_read_does_not_hold_up_the_end(tmp_path: Path, transport: Transport) -> None:
+    replica = LoaderProcess(make_store(tmp_path / "store", num_train=2000), "--drain-seconds", "1")
+    try:
+        with unread_stream(replica.target, transport):
+            replica.send(signal.SIGTERM)
+            assert replica.wait(12) == 0  # TCP would give the client up after 20 seconds
+    finally:
+        replica.end()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("transport", ["grpc", "shm"])
+def test_a_second_ctrl_c_does_not_wait_for_streams(tmp_path: Path, processes: str, transport: Transport) -> None:
+    """A terminal sends Ctrl-C to the whole group."""
+    path = make_store(tmp_path / "store", num_train=2000)
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(path), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, "--drain-seconds", "60", "--processes", processes],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stderr is not None
+            targets = [server.stdout.readline().split()[-1] for _ in range(int(processes))]
+            with unread_stream(targets[0], transport):
+                os.killpg(server.pid, signal.SIGINT)
+                next(line for line in server.stderr if "stopping" in line)
+                time.sleep(1)
+                assert server.poll() is None
+                os.killpg(server.pid, signal.SIGINT)
+                _, errors = server.communicate(timeout=30)
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+    assert server.returncode == 130
+    assert "interrupted" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+
+
+@contextmanager
+def balancer(targets: list[str]) -> Iterator[str]:
+    """The address of a TCP balancer, which gives each new connection to the next of ``targets`` (may be changed)."""
+    turns = count()
+
+    class Forward(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            host, _, port = targets[next(turns) % len(targets)].rpartition(":")
+            with socket.create_connection((host, int(port))) as server:
+                back = threading.Thread(target=pass_on, args=(server, self.request))
+                back.start()
+                pass_on(self.request, server)
+                back.join()
+
+    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while content := source.recv(1 << 16):
+                sink.sendall(content)
+        for end in (source, sink):
+            with suppress(OSError):  # ended already
+                end.shutdown(socket.SHUT_RDWR)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forward) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_new_replica_behind_a_balancer_gets_work(tiny_store: Path) -> None:
+    """Connections end when they are old, after the request under way, and the client notices nothing of it."""
+    ports = [free_port(), free_port()]
+    replicas: list[LoaderProcess] = []
+
+    def start(port: int) -> str:
+        options = ("--max-connection-age", "0.5", "--metrics-listen", f"127.0.0.1:{port}")
+        replicas.append(LoaderProcess(tiny_store, *options))
+        return replicas[-1].target
+
+    def num_images(port: int) -> float:
+        return read_metrics(port).get('alexnet_loader_images_total{split="train",view="train"}', 0.0)
+
+    spec, digests = StreamSpec(batch_size=10, seed=3), [StreamDigest(), StreamDigest()]
+    try:
+        targets = [start(ports[0])]
+        options = ClientOptions(unavailable_timeout_s=20, transport="grpc")
+        with balancer(targets) as target, LoaderClient([target], options) as client:
+            with client.stream(spec, num_epochs=None) as stream:
+                for _ in range(10):
+                    digests[0].add(next(stream))
+                targets[:] = [start(ports[1])]
+                deadline = time.monotonic() + 30
+                while not num_images(ports[1]):
+                    assert time.monotonic() < deadline, "the new replica got no work"
+                    digests[0].add(next(stream))
+                    time.sleep(0.02)
+                assert not stream._failures
+        with LoaderClient([replicas[0].target]) as client, client.stream(spec, num_epochs=None) as stream:
+            while digests[1].num_images < digests[0].num_images:
+                digests[1].add(next(stream))
+        assert digests[0].hexdigest() == digests[1].hexdigest()
+    finally:
+        for replica in replicas:
+            replica.end()
 
 
 @pytest.mark.parametrize("transport", ["grpc", "shm"])
