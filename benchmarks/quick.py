@@ -27,7 +27,8 @@ import numpy.typing as npt
 import simplejpeg
 
 from loader_service.client import ClientOptions, LoaderClient
-from loader_service.pipeline import Pipeline, StepRange
+from loader_service.jobs import StepRange
+from loader_service.pipeline import Pipeline
 from loader_service.server import LoaderServer
 from loader_service.wire import Limits, StreamSpec
 from preprocess.store import (

@@ -16,9 +16,9 @@ from weakref import WeakSet
 
 from loader_service.arrays import ArrayPool
 from loader_service.assembly import Allocate
-from loader_service.errors import InvalidRequestError, LoaderError, MismatchError, ServiceUnavailableError
+from loader_service.errors import InvalidRequestError, LoaderError, ServiceUnavailableError
 from loader_service.fetch import Transport
-from loader_service.replica import Replica, Security, resolve
+from loader_service.replica import Replica, Security, expect_same_stream, resolve
 from loader_service.stream import BatchStream
 from loader_service.wire import Description, StreamSpec
 
@@ -98,7 +98,9 @@ class LoaderClient:
                 except ServiceUnavailableError as error:
                     failures[target] = error
             if found:
-                self._description = _agreed(found)
+                first_target, self._description = next(iter(found.items()))
+                for target, description in found.items():
+                    expect_same_stream(target, description, self._description, of=first_target)
                 return self._description
             if time.monotonic() >= deadline:
                 reasons = "; ".join(map(str, failures.values())) or "no address for " + ",".join(self._targets)
@@ -175,15 +177,3 @@ class LoaderClient:
 
     def _replicas(self) -> dict[str, Replica]:
         return resolve(self._targets, self._options.security, self._id)
-
-
-def _agreed(found: dict[str, Description]) -> Description:
-    first_target, first = next(iter(found.items()))
-    for target, other in found.items():
-        for name in ("fingerprint", "pipeline_version"):
-            if getattr(other, name) != getattr(first, name):
-                raise MismatchError(
-                    f"replicas differ in {name}: {first_target} has {getattr(first, name)}, "
-                    f"{target} has {getattr(other, name)}"
-                )
-    return first

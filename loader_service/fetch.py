@@ -8,8 +8,8 @@ from typing import Literal, Self
 import numpy as np
 
 from loader_service.assembly import Allocate, Assembly, request_for
-from loader_service.errors import InvalidRequestError, MismatchError, ServiceUnavailableError
-from loader_service.replica import Connection
+from loader_service.errors import InvalidRequestError, ServiceUnavailableError
+from loader_service.replica import Connection, expect_same_stream
 from loader_service.shared_memory_client import SharedMemorySession, SharedMemoryUnavailableError
 from loader_service.streaming_calls import IncomingMessage, StreamCall
 from loader_service.wire import Batch, Description, PartHeader, StreamSpec, unpack_header
@@ -38,10 +38,7 @@ class Fetcher:
     ) -> None:
         self._connection, self._spec, self._description, self._allocate = connection, spec, description, allocate
         found = connection.describe(_PROBE_TIMEOUT_S)
-        for name in ("fingerprint", "pipeline_version"):
-            expected, actual = getattr(description, name), getattr(found, name)
-            if expected != actual:
-                raise MismatchError(f"{connection.target}: {name}: expected {expected}, found {actual}")
+        expect_same_stream(connection.target, found, description)
         self.session = None if transport == "grpc" else self._attach(found, is_needed=transport == "shm")
         """The shared memory that pixels come through; None: through the connection."""
 

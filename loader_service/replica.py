@@ -218,6 +218,15 @@ def resolve(targets: Sequence[str], security: Security, client_id: str = "") -> 
     return replicas
 
 
+def expect_same_stream(target: str, found: Description, expected: Description, *, of: str = "") -> None:
+    """Raises MismatchError unless ``target`` serves the same bytes as ``expected``, which is the description ``of``
+    another."""
+    for name in ("fingerprint", "pipeline_version"):
+        here, there = getattr(found, name), getattr(expected, name)
+        if here != there:
+            raise MismatchError(f"{target}: {name}: expected {there}{of and f', as {of} has'}, found {here}")
+
+
 def _description(response: pb.DescribeResponse) -> Description:
     side = response.image_side
     return Description(

@@ -3,7 +3,8 @@
 import time
 
 from loader_service.errors import InvalidRequestError, MismatchError
-from loader_service.pipeline import Pipeline, StepRange
+from loader_service.jobs import StepRange
+from loader_service.pipeline import Pipeline
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire import COLOUR_SCALE_NUMBERS, PIXEL_FORMAT_NUMBERS, VIEW_NUMBERS, Limits
 

@@ -200,7 +200,10 @@ class LoaderServer:
         except LoaderError as error:
             code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
             self._metrics.errors.labels(code.name).inc()
-            log.warning("stream ended: %s: %s", code.name, error, extra={"peer": context.peer(), "code": code.name})
+            # A client that has left needs no answer, and its operator no warning.
+            level = logging.WARNING if context.is_active() else logging.DEBUG
+            extra = {"peer": context.peer(), "code": code.name}
+            log.log(level, "stream ended: %s: %s", code.name, error, extra=extra)
             if isinstance(error, OverloadedError):
                 context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
             context.abort(code, str(error))

@@ -105,6 +105,8 @@ class RemoteLoader:
         return {
             "epoch": self._epoch,
             "step": self._step,
+            "split": self.spec.split,
+            "shuffle": self.spec.shuffle,
             "seed": self.spec.seed,
             "global_batch_size": self.spec.batch_size,
             "fingerprint": description.fingerprint,
@@ -114,7 +116,9 @@ class RemoteLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to a position. Raises ValueError when it is one in another stream, naming what differs."""
         here = self.state_dict()
-        for name in ("seed", "global_batch_size", "fingerprint", "pipeline_version"):
+        if missing := here.keys() - state.keys():
+            raise ValueError(f"expected the state of a RemoteLoader, found one without {', '.join(sorted(missing))}")
+        for name in here.keys() - {"epoch", "step"}:
             if state[name] != here[name]:
                 raise ValueError(f"{name}: the state has {state[name]!r}, this loader {here[name]!r}")
         self._epoch, self._step = int(state["epoch"]), int(state["step"])

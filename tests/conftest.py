@@ -1,5 +1,6 @@
 """Real parts for every test: a tiny store, a service over it."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,17 @@ def serving(
         LoaderServer(pipeline, address, limits) as server,
     ):
         yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_one_test() -> Iterator[None]:
+    """Undoes ``configure_logs``, which a command run in this process calls: its stderr is closed after the test."""
+    yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+            root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")

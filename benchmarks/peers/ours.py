@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from benchmarks.peers.measure import BATCH_SIZE, Run, Stream, main
 from loader_service.client import ClientOptions, LoaderClient
-from loader_service.pipeline import Pipeline, StepRange
+from loader_service.jobs import StepRange
+from loader_service.pipeline import Pipeline
 from loader_service.wire import StreamSpec, unpack_part
 from preprocess.store import Store
 

@@ -66,6 +66,8 @@ def test_resumes_from_its_state(loader_target: str) -> None:
     other = RemoteLoader(loader_target, batch_size=16, seed=1)
     with pytest.raises(ValueError, match="seed: the state has 0, this loader 1"):
         other.load_state_dict(state)
+    with pytest.raises(ValueError, match="expected the state of a RemoteLoader, found one without fingerprint, seed"):
+        again.load_state_dict({name: value for name, value in state.items() if name not in ("seed", "fingerprint")})
 
 
 def test_ranks_share_the_global_batch(loader_target: str, monkeypatch: pytest.MonkeyPatch) -> None:
