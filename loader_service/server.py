@@ -40,8 +40,8 @@ _FLUSH_S = 0.2
 """For the last messages and the status of streams that have just ended to be written."""
 _CANCEL_S = 1.0
 """For calls that were cancelled to end. One whose client reads nothing ends only when TCP gives the client up."""
-_KEEPALIVE_INTERVAL_S = 60
-"""A client that owes no data is asked so often whether it is there; one that does not say so for 20 s is not."""
+_KEEPALIVE_INTERVAL_S, _KEEPALIVE_TIMEOUT_S = 60, 20
+"""How often a client from which nothing comes is asked whether it is there, and how long it has to say so."""
 _STATUS: dict[type[LoaderError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     MismatchError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -89,6 +89,8 @@ class LoaderServer:
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.keepalive_time_ms", _KEEPALIVE_INTERVAL_S * 1000),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),
+            ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),  # of the two, this one counts
             ("grpc.http2.max_pings_without_data", 0),
         ]
         if max_connection_age_s is not None:

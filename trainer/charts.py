@@ -11,6 +11,9 @@ from trainer.metrics import EpochPoint, TrainPoint, read_points
 
 WIDTH, HEIGHT = 520, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 40, 44
+_TITLE_Y, _LEGEND_GAP = 20, 18
+# More than the mean widths of a letter of 12 px and of a bold one of 14 px.
+_LETTER_WIDTH, _TITLE_LETTER_WIDTH = 6.4, 8.0
 COLOURS = ("#2563a8", "#c2572b", "#3a7d44", "#7a4fa3")
 
 
@@ -29,17 +32,21 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequen
     x_step, y_step = _tick_step(max(xs, default=1.0)), _tick_step(max(ys, default=1.0))
     x_top = max(xs, default=1.0) or 1.0
     y_top = y_step * math.ceil((max(ys, default=1.0) or 1.0) / y_step)
+    # The legend runs leftwards along the title's line, or along one of its own where the two would meet.
+    legend_width = sum(_LETTER_WIDTH * len(line.name) + _LEGEND_GAP for line in lines)
+    fits = _LEFT + _TITLE_LETTER_WIDTH * len(title) + legend_width <= WIDTH - _RIGHT
+    legend_y, top = (_TITLE_Y, _TOP) if fits else (_TITLE_Y + _LEGEND_GAP, _TOP + _LEGEND_GAP)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = _LEFT + (WIDTH - _LEFT - _RIGHT) * x / x_top
-        down = HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * y / y_top
+        down = HEIGHT - _BOTTOM - (HEIGHT - top - _BOTTOM) * y / y_top
         return round(across, 1), round(down, 1)
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{_LEFT}" y="20" font-size="14" font-weight="600" fill="#222">{escape(title)}</text>',
+        f'<text x="{_LEFT}" y="{_TITLE_Y}" font-size="14" font-weight="600" fill="#222">{escape(title)}</text>',
         f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 8}" text-anchor="end" fill="#555">{escape(x_label)}</text>',
     ]
     for number in range(round(y_top / y_step) + 1):
@@ -54,9 +61,9 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequen
     for x, text in marks:
         across, _ = place(x, 0)
         parts.append(
-            f'<line x1="{across}" x2="{across}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}" stroke="#999" '
+            f'<line x1="{across}" x2="{across}" y1="{top}" y2="{HEIGHT - _BOTTOM}" stroke="#999" '
             f'stroke-dasharray="3 3"/>'
-            f'<text x="{across - 3}" y="{_TOP + 10}" text-anchor="end" fill="#777" '
+            f'<text x="{across - 3}" y="{top + 10}" text-anchor="end" fill="#777" '
             f'font-size="10">{escape(text)}</text>'
         )
     across = float(WIDTH - _RIGHT)
@@ -66,9 +73,8 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequen
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         if len(points) == 1:
             parts.append(f'<circle cx="{points[0][0]}" cy="{points[0][1]}" r="3" fill="{colour}"/>')
-        # The legend runs leftwards along the title's line; 6.4 px is more than the mean width of a 12 px letter.
-        parts.append(f'<text x="{across}" y="20" text-anchor="end" fill="{colour}">{escape(line.name)}</text>')
-        across -= 6.4 * len(line.name) + 18
+        parts.append(f'<text x="{across}" y="{legend_y}" text-anchor="end" fill="{colour}">{escape(line.name)}</text>')
+        across -= _LETTER_WIDTH * len(line.name) + _LEGEND_GAP
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
 

@@ -70,6 +70,7 @@ def _finish(driver: subprocess.Popen[str]) -> str:
     return errors
 
 
+@pytest.mark.timeout(11 * _DEADLINE_S)
 def test_a_driver_killed_ten_times(source: Path, undisturbed: dict[str, bytes], tmp_path: Path, cluster: Any) -> None:
     cluster.add_node(num_cpus=2)
     draw = random.Random(7)
