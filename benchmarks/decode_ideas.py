@@ -94,6 +94,11 @@ def _raw(stored: bytes | UInt8, top: int, left: int, size: int) -> UInt8:
 
 
 def _flip(window: UInt8, out: UInt8) -> object:
+    np.copyto(out, window)
+    return cv2.flip(out, 1, dst=out)
+
+
+def _flip_across(window: UInt8, out: UInt8) -> object:
     return cv2.flip(window, 1, dst=out)
 
 
@@ -117,6 +122,7 @@ def _pixels(_: bytes, pixels: UInt8) -> UInt8:
 _accurate = _simplejpeg(fastdct=False, fastupsample=False)
 WAYS = (
     Way(name="ours: simplejpeg, accurate, cv2.flip", store=_jpeg, load=_accurate, mirror=_flip),
+    Way(name="mirrored on the way into the batch", store=_jpeg, load=_accurate, mirror=_flip_across),
     Way(name="mirrored by a reversed NumPy copy", store=_jpeg, load=_accurate, mirror=_reversed_copy),
     Way(name="fast IDCT", store=_jpeg, load=_simplejpeg(fastdct=True, fastupsample=False), mirror=_flip),
     Way(name="fast upsampling", store=_jpeg, load=_simplejpeg(fastdct=False, fastupsample=True), mirror=_flip),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from loader_service.decode import Decoder, decoder_digest
+from loader_service.decode import Decoder, copy_crop, decoder_digest
 from preprocess.store import Encoding, ImageSpec
 from preprocess.yuv420 import yuv420_to_rgb
 from tests.stores import draw_image, encode
@@ -60,6 +60,22 @@ def test_windows_of_one_decoder_do_not_disturb_each_other(encoding: Encoding) ->
     for number, top, left, size in ((0, 3, 5, 41), (1, 0, 0, 64), (2, 20, 33, 8), (0, 0, 1, 63), (1, 63, 63, 1)):
         expected = whole[number][top : top + size, left : left + size]
         np.testing.assert_array_equal(decoder.decode_window(images[number], top, left, size), expected)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_crops_of_every_size_are_copied_and_mirrored(mirror: bool) -> None:
+    """OpenCV has different code for whole vectors and for what is left over, and mirrors in place."""
+    image = np.random.default_rng(3).integers(0, 256, (256, 256, 3), np.uint8)
+    before = image.copy()
+    for size in range(1, 257):
+        left = min(7, 256 - size)
+        window = image[256 - size :, left : left + size]
+        # Neighbours in the batch stay as they are.
+        batch = np.full((3, size, size, 3), 77, np.uint8)
+        copy_crop(batch[1], window, mirror)
+        np.testing.assert_array_equal(batch[1], window[:, ::-1] if mirror else window)
+        assert (batch[[0, 2]] == 77).all()
+    np.testing.assert_array_equal(image, before)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 6143, 6145, 12288])
