@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import simplejpeg
 from benchmarks.peers.measure import BATCH_SIZE, CROP, SIDE, Run, Stream, main, stored
 
 NUM_FILES = 16
+_THREAD_TIMEOUT_S = 10.0
 
 
 def prepare(data: Path, variant: str) -> None:
@@ -49,7 +51,11 @@ def batches(run: Run) -> Iterator[Stream]:
     try:
         yield stream
     finally:
-        stream.close()  # ends the data set's own threads, which would still ask Ray
+        stream.close()
+        # The data set's own threads end some time later, and until then ask Ray, which aborts once it has ended.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.name.startswith("ray_"):
+                thread.join(_THREAD_TIMEOUT_S)
         ray.shutdown()
 
 
