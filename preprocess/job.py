@@ -69,7 +69,8 @@ class Cluster:
             try:
                 self._init()
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise PreprocessError(f"--ray-address {self._address}: no Ray is reached: {error}") from None
+                hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token"
+                raise PreprocessError(f"--ray-address {self._address}: no Ray is reached{hint}: {error}") from None
             self._started_here = True
         self._connected = True
         most = max((resources.get("memory", 0) for resources in _nodes()), default=0)
