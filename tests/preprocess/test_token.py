@@ -6,11 +6,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.processes import free_port
 
 _DEADLINE_S = 60.0
 
 
+@pytest.mark.timeout(4 * _DEADLINE_S)
 def test_a_cluster_that_asks_for_a_token(small_folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".ray").mkdir(parents=True)
