@@ -23,7 +23,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from loader_service.decode import Decoder
+from loader_service.decode import Decoder, copy_crop
 from preprocess.resize import encode
 from preprocess.store import ImageSpec, Store
 
@@ -94,8 +94,8 @@ def _raw(stored: bytes | UInt8, top: int, left: int, size: int) -> UInt8:
 
 
 def _flip(window: UInt8, out: UInt8) -> object:
-    np.copyto(out, window)
-    return cv2.flip(out, 1, dst=out)
+    copy_crop(out, window, True)
+    return out
 
 
 def _flip_across(window: UInt8, out: UInt8) -> object:

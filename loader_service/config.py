@@ -101,12 +101,19 @@ class ServeConfig:
                 )
         if not self.listen.startswith("unix:") and not self.listen.rpartition(":")[2].isdigit():
             raise ValueError(f"--listen: expected HOST:PORT or unix:PATH, found {self.listen!r}")
-        least = dict.fromkeys(("processes", "threads", "message_bytes", "max_batch_size", "max_steps"), 1)
-        least |= dict.fromkeys(("max_streams", "max_streams_per_identity"), 1)
-        least |= dict.fromkeys(("cache_bytes", "share_bytes", "drain_seconds", "max_connection_age"), 0)
-        for name, number in least.items():
-            if not number <= getattr(self, name) < math.inf:
-                raise ValueError(f"--{name.replace('_', '-')}: expected at least {number}, found {getattr(self, name)}")
+        counts = (
+            "processes",
+            "threads",
+            "message_bytes",
+            "max_batch_size",
+            "max_steps",
+            "max_streams",
+            "max_streams_per_identity",
+        )
+        for name in (*counts, "cache_bytes", "share_bytes", "drain_seconds", "max_connection_age"):
+            least, found = int(name in counts), getattr(self, name)
+            if not least <= found < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')}: expected at least {least}, found {found}")
 
     @property
     def limits(self) -> Limits:

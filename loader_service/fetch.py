@@ -115,9 +115,8 @@ class Fetch(Iterator[Batch]):
                 message.read_into(pixels, part.pixels_at)
             elif self._session is not None:
                 shared = self._session.pixels(part.slot, part.generation, len(pixels))
-                np.copyto(
-                    np.frombuffer(pixels, np.uint8), np.frombuffer(shared, np.uint8)
-                )  # without the interpreter's lock
+                # NumPy's copy, unlike a memoryview's, is made without the interpreter's lock.
+                np.copyto(np.frombuffer(pixels, np.uint8), np.frombuffer(shared, np.uint8))
                 self._session.release(part.slot, part.generation)
             else:
                 raise ValueError("expected pixels in the message, found a slot of shared memory")

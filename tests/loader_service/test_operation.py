@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def unread_stream(target: str, transport: Transport) -> Iterator[None]:
     with Replica(target=target, security=Security()).connect() as connection, ExitStack() as stack:
         token = None
         if transport == "shm":
-            token = stack.enter_context(closing(SharedMemorySession(description.shared_memory_socket))).token
+            token = stack.enter_context(SharedMemorySession(description.shared_memory_socket)).token
         call = connection.stream_batches(request, token)
         next(call)
         yield
