@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -27,8 +28,9 @@ def supervise(configs: Sequence[Config], run: Callable[[Config], int], drain_s: 
     """Runs ``run(config)`` in a process each until SIGTERM or Ctrl-C, then passes that on and waits for all.
 
     A process that ends by itself is started again, alone, at once; one that keeps dying, after a growing pause.
-    Processes are spawned, never forked (gRPC does not survive a fork), and end if this one dies. Returns 0, or 1 if
-    one had to be killed. A second Ctrl-C kills them and is raised as KeyboardInterrupt.
+    Processes are spawned, never forked (gRPC does not survive a fork), and end if this one dies. They do not see
+    Ctrl-C, which a terminal sends to all. Returns 0, or 1 if one had to be killed. A second Ctrl-C kills them and is
+    raised as KeyboardInterrupt.
     """
     workers = [_Worker(number, config, run) for number, config in enumerate(configs)]
     with StopRequests() as stop:
@@ -63,7 +65,14 @@ class _Worker:
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.process = context.Process(target=_run_child, args=(self._run, self._config), name=f"loader-{self.number}")
-        self.process.start()
+        # The process inherits the mask. Its own Ctrl-C after our SIGTERM would count as the second request to stop, and
+        # one while it still imports would end it with a traceback.
+        resource_tracker.ensure_running()  # started by the process's start, it would take the signal out of the mask
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._started_at = time.monotonic()
 
     def revive(self) -> None:

@@ -71,6 +71,12 @@ def test_metrics_count_what_was_sent(tiny_store: Path) -> None:
         replica.end()
 
 
+def loaders_of(supervisor: subprocess.Popen[str]) -> list[int]:
+    """The process ids of the loaders that it has started."""
+    command = ["pgrep", "-P", str(supervisor.pid), "-f", "spawn_main"]
+    return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()]
+
+
 def test_several_processes_and_one_crash(tiny_store: Path) -> None:
     """Two processes on two ports; one is killed, is started again alone, and SIGTERM stops both."""
     port = free_port()
@@ -85,11 +91,7 @@ def test_several_processes_and_one_crash(tiny_store: Path) -> None:
             assert supervisor.stdout is not None
             ready = sorted(supervisor.stdout.readline().split()[-1] for _ in range(2))
             assert ready == [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]
-            children = subprocess.run(
-                ["pgrep", "-P", str(supervisor.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
-            )
-            victim = int(children.stdout.split()[-1])
-            subprocess.run(["kill", "-9", str(victim)], check=True)
+            os.kill(loaders_of(supervisor)[-1], signal.SIGKILL)
             again = supervisor.stdout.readline().split()[-1]
             assert again in ready
             with LoaderClient(ready, ClientOptions(unavailable_timeout_s=10)) as client:
@@ -162,6 +164,39 @@ def test_a_second_ctrl_c_does_not_wait_for_streams(tmp_path: Path, processes: st
                 os.killpg(server.pid, signal.SIGKILL)
     assert server.returncode == 130
     assert "interrupted" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_processes_leave_ctrl_c_to_the_one_that_started_them(tiny_store: Path, ready: bool) -> None:
+    """Whether they still import or serve: a terminal sends it to all of them, and SIGTERM comes from that one."""
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, "--processes", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as supervisor:
+        try:
+            assert supervisor.stdout is not None
+            wait_until(lambda: len(loaders_of(supervisor)) == 2, "two processes")
+            if ready:
+                targets = [supervisor.stdout.readline().split()[-1] for _ in range(2)]
+            loaders = loaders_of(supervisor)
+            for _ in range(2):
+                for pid in loaders:
+                    os.kill(pid, signal.SIGINT)
+                time.sleep(0.2)
+            if not ready:
+                targets = [supervisor.stdout.readline().split()[-1] for _ in range(2)]
+            with LoaderClient(targets) as client, client.stream(StreamSpec(batch_size=10)) as stream:
+                assert len(list(stream)) == 10
+            assert loaders_of(supervisor) == loaders
+            supervisor.send_signal(signal.SIGINT)
+            _, errors = supervisor.communicate(timeout=30)
+        finally:
+            supervisor.kill()
+    assert supervisor.returncode == 0
     assert "Traceback" not in errors
 
 
