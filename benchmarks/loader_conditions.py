@@ -1,9 +1,9 @@
 """How the service behaves under conditions: one run each, ratios within the run, JSON on stdout.
 
-python benchmarks/loader_conditions.py stragglers STORE     one of three replicas ten times slower
-python benchmarks/loader_conditions.py backpressure STORE   a client that stops reading for a minute
-python benchmarks/loader_conditions.py sharing STORE        four trainers of one stream against one
-python benchmarks/loader_conditions.py scale FOLDER         a store of 1.28 M tiny images, made there
+python -m benchmarks.loader_conditions stragglers STORE     one of three replicas ten times slower
+python -m benchmarks.loader_conditions backpressure STORE   a client that stops reading for a minute
+python -m benchmarks.loader_conditions sharing STORE        four trainers of one stream against one
+python -m benchmarks.loader_conditions scale FOLDER         a store of 1.28 M tiny images, made there
 """
 
 import argparse
@@ -11,8 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -39,33 +37,21 @@ from preprocess.store import (
     write_manifest,
     write_statistics,
 )
+from tests.processes import LoaderProcess, loader_processes
 
 
-class Server:
-    """A loader process on a free port."""
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def __init__(self, store: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "loader_service", "serve", "--store", str(store), "--listen", "127.0.0.1:0"]
-        self.process = subprocess.Popen([*command, "--log-level", "error", *options], stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.target = self.process.stdout.readline().split()[-1]
 
-    def cpu_s(self) -> float:
-        """User and system time of the process so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_mb(self) -> float:
-        """Resident memory without the mapped store."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        match = re.search(r"RssAnon:\s+(\d+) kB", status)
-        assert match is not None
-        return int(match[1]) / 1e3
-
-    def end(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait()
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process without the mapped store."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    match = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert match is not None
+    return int(match[1]) / 1e3
 
 
 def rate(targets: list[str], seconds: float, *, batch_size: int = 64) -> float:
@@ -83,8 +69,7 @@ def rate(targets: list[str], seconds: float, *, batch_size: int = 64) -> float:
 
 def stragglers(store: Path) -> dict[str, Any]:
     """SIGSTOP and SIGCONT let one of three replicas run a tenth of the time."""
-    servers = [Server(store, "--threads", "1") for _ in range(3)]
-    try:
+    with loader_processes(store, 3, "--threads", "1") as servers:
         targets = [server.target for server in servers]
         undisturbed, disturbed = [], []
         for _ in range(3):
@@ -96,9 +81,6 @@ def stragglers(store: Path) -> dict[str, Any]:
             stop.set()
             slowing.join()
         without = [rate(targets[1:], 5.0) for _ in range(2)]
-    finally:
-        for server in servers:
-            server.end()
     return {
         "undisturbed_images_per_s": undisturbed,
         "one_ten_times_slower_images_per_s": disturbed,
@@ -107,20 +89,20 @@ def stragglers(store: Path) -> dict[str, Any]:
     }
 
 
-def _slow_down(server: Server, stop: threading.Event) -> None:
+def _slow_down(server: LoaderProcess, stop: threading.Event) -> None:
     while not stop.is_set():
-        server.process.send_signal(signal.SIGSTOP)
+        server.send(signal.SIGSTOP)
         time.sleep(0.09)
-        server.process.send_signal(signal.SIGCONT)
+        server.send(signal.SIGCONT)
         time.sleep(0.01)
 
 
 def backpressure(store: Path) -> dict[str, Any]:
     """Eight requests of 64 steps are opened, read from once, and left for a minute, while another client reads."""
-    server = Server(store, "--share-bytes", "0")
+    server = LoaderProcess(store, "--share-bytes", "0")
     try:
         alone = rate([server.target], 10.0)
-        before = server.resident_mb()
+        before = resident_mb(server.pid)
         with grpc.insecure_channel(server.target, [("grpc.max_receive_message_length", -1)]) as channel:
             with Store(store) as opened:
                 request = pb.StreamBatchesRequest(
@@ -144,7 +126,7 @@ def backpressure(store: Path) -> dict[str, Any]:
             stalled, most, started = [], 0.0, time.monotonic()
             while time.monotonic() - started < 60.0:
                 stalled.append(rate([server.target], 8.0))
-                most = max(most, server.resident_mb())
+                most = max(most, resident_mb(server.pid))
             for call in calls:
                 call.cancel()
         bound = 8 * 4 * 4.9  # streams * (threads + 2) * message
@@ -164,16 +146,16 @@ def sharing(store: Path) -> dict[str, Any]:
     """Server CPU seconds for one epoch read by one client, and by four at once."""
     result: dict[str, Any] = {}
     for num_clients in (1, 4, 1, 4):
-        server = Server(store)
+        server = LoaderProcess(store)
         try:
             barrier = threading.Barrier(num_clients)
             readers = [threading.Thread(target=_read_epoch, args=(server.target, barrier)) for _ in range(num_clients)]
-            before = server.cpu_s()
+            before = cpu_s(server.pid)
             for reader in readers:
                 reader.start()
             for reader in readers:
                 reader.join()
-            result.setdefault(f"server_cpu_s_{num_clients}_clients", []).append(server.cpu_s() - before)
+            result.setdefault(f"server_cpu_s_{num_clients}_clients", []).append(cpu_s(server.pid) - before)
         finally:
             server.end()
     result["ratio"] = float(np.median(result["server_cpu_s_4_clients"]) / np.median(result["server_cpu_s_1_clients"]))
@@ -201,7 +183,7 @@ def scale(folder: Path) -> dict[str, Any]:
         epoch_order(n, 1, 0)
         orders[f"{n}"] = time.monotonic() - started
     started = time.monotonic()
-    server = Server(store)
+    server = LoaderProcess(store)
     opened_s = time.monotonic() - started
     try:
         firsts = []
@@ -220,7 +202,7 @@ def scale(folder: Path) -> dict[str, Any]:
                     batch = next(stream)
                     waits.append((batch.epoch, batch.step, time.monotonic() - started))
         border = max(wait for epoch, step, wait in waits if epoch == 1 and step < 4)
-        resident = server.resident_mb()
+        server_mb = resident_mb(server.pid)
     finally:
         server.end()
     return {
@@ -232,7 +214,7 @@ def scale(folder: Path) -> dict[str, Any]:
             "median": float(np.median([w for _, _, w in waits[10:]])) * 1e3,
             "epoch_border_most": border * 1e3,
         },
-        "server_resident_mb": resident,
+        "server_resident_mb": server_mb,
     }
 
 

@@ -1,6 +1,6 @@
 """A soak: three replicas are killed, stopped, restarted at random while one client reads epoch after epoch.
 
-    python benchmarks/loader_soak.py STORE --minutes 20 --out docs/soak
+    python -m benchmarks.loader_soak STORE --minutes 20 --out docs/soak
 
 Every epoch's digest is compared with that of an undisturbed service; memory, file descriptors and threads of the client
 (this process) and of the replicas are sampled every two seconds. Writes OUT.json and OUT.svg; exits with 1 if a
@@ -13,42 +13,21 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.loader_conditions import Server
 from loader_service.client import ClientOptions, LoaderClient
 from loader_service.digest import StreamDigest
 from loader_service.fetch import Transport
 from loader_service.wire import StreamSpec
-from tests.processes import free_port
+from tests.processes import LoaderProcess, free_port
 from trainer.charts import Line, line_chart
 
 SPEC = StreamSpec(batch_size=64, seed=5, drop_last=False)
 SAMPLE_S = 2.0
-
-
-class Replica(Server):
-    """A server that comes back at the same port."""
-
-    def __init__(self, store: Path) -> None:
-        self._store, self.port = store, free_port()
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "loader_service", "serve", "--store", str(self._store), "--share-bytes", "0"]
-        self.process = subprocess.Popen(
-            [*command, "--listen", f"127.0.0.1:{self.port}", "--log-level", "error"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.target = self.process.stdout.readline().split()[-1]
 
 
 @dataclass
@@ -77,33 +56,33 @@ def watch(pid: int) -> tuple[float, int, int]:
     return (found["RssAnon"] + found["RssShmem"]) / 1e3, len(os.listdir(f"/proc/{pid}/fd")), found["Threads"]
 
 
-def disturb(replicas: list[Replica], samples: Samples, stop: threading.Event, dice: random.Random) -> None:
+def disturb(replicas: list[LoaderProcess], samples: Samples, stop: threading.Event, dice: random.Random) -> None:
     """Replica 0 is left in peace, so that its memory can be watched over the whole time."""
     while not stop.wait(dice.uniform(2.0, 6.0)):
         replica = dice.choice(replicas[1:])
         what = dice.choice(["kill", "stall", "restart"])
         if what == "stall":
             samples.stalls += 1
-            replica.process.send_signal(signal.SIGSTOP)
+            replica.send(signal.SIGSTOP)
             stop.wait(dice.uniform(0.5, 8.0))
-            replica.process.send_signal(signal.SIGCONT)
+            replica.send(signal.SIGCONT)
             continue
         if what == "kill":
             samples.kills += 1
-            replica.process.kill()
+            replica.send(signal.SIGKILL)
         else:
             samples.restarts += 1
-            replica.process.terminate()
-        replica.process.wait()
+            replica.send(signal.SIGTERM)
+        replica.wait()
         stop.wait(dice.uniform(0.0, 3.0))
         replica.start()
 
 
-def sample(replica: Replica, samples: Samples, stop: threading.Event) -> None:
+def sample(replica: LoaderProcess, samples: Samples, stop: threading.Event) -> None:
     started = time.monotonic()
     while not stop.wait(SAMPLE_S):
         samples.times_s.append(time.monotonic() - started)
-        for prefix, pid in (("client", os.getpid()), ("replica", replica.process.pid)):
+        for prefix, pid in (("client", os.getpid()), ("replica", replica.pid)):
             for name, value in zip(("mb", "files", "threads"), watch(pid), strict=True):
                 getattr(samples, f"{prefix}_{name}").append(value)
 
@@ -151,7 +130,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     samples, stop = Samples(), threading.Event()
-    replicas = [Replica(options.store) for _ in range(3)]
+    replicas = [LoaderProcess(options.store, "--share-bytes", "0", port=free_port()) for _ in range(3)]
     threads = [
         threading.Thread(target=disturb, args=(replicas, samples, stop, random.Random(options.seed))),
         threading.Thread(target=sample, args=(replicas[0], samples, stop)),

@@ -86,7 +86,7 @@ class BatchStream(Iterator[Batch]):
         """Notified when the consumer may have something to take, or to raise."""
         self._leasable = threading.Condition(self._lock)
         """Notified when there may be a lease to be had. Two, since a batch a millisecond would wake every worker."""
-        self._ending = threading.Event()
+        self._closed = threading.Event()
         self._position = 0
         self._ready: dict[int, Batch] = {}
         self._active: dict[Lease, Fetch] = {}
@@ -95,7 +95,6 @@ class BatchStream(Iterator[Batch]):
         self._known: set[str] = set()
         self._fatal: BaseException | None = None
         self._lost: dict[int, DataLossError] = {}
-        self._closed = False
         self._progress_at = time.monotonic()
         self._threads = [threading.Thread(target=self._supervise, name="loader-supervisor", daemon=True)]
         self._start_workers()
@@ -112,10 +111,10 @@ class BatchStream(Iterator[Batch]):
     def __next__(self) -> Batch:
         started = time.monotonic()
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise StopIteration
             while self._position not in self._ready:
-                if self._book.is_finished or self._closed:
+                if self._book.is_finished or self._closed.is_set():
                     break
                 failure = self._lost.get(self._position, self._fatal)
                 if failure is not None:
@@ -142,16 +141,16 @@ class BatchStream(Iterator[Batch]):
         Batches already taken stay valid.
         """
         with self._lock:
-            self._closed = True
+            self._closed.set()
             fetches = list(self._active.values())
-            self._ready.clear()
             self._notify_all()
-        self._ending.set()
         for fetch in fetches:
             fetch.cancel()
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
+        with self._lock:
+            self._ready.clear()
 
     def _why_unavailable(self) -> str:
         reasons = "; ".join(map(str, self._failures.values())) or "nothing arrived from " + ", ".join(self._known)
@@ -180,9 +179,9 @@ class BatchStream(Iterator[Batch]):
         resolved_at = time.monotonic()
         interval_s = min(self._stall_timeout_s / 4, 0.25)
         while True:
-            self._ending.wait(interval_s)
+            self._closed.wait(interval_s)
             with self._lock:
-                if self._closed:
+                if self._closed.is_set():
                     return
                 now = time.monotonic()
                 stalled = [
@@ -196,7 +195,7 @@ class BatchStream(Iterator[Batch]):
                 fetch.cancel()
             for fetch in superseded:
                 fetch.cancel()
-            if now - resolved_at >= self._resolve_interval_s and not self._closed:
+            if now - resolved_at >= self._resolve_interval_s and not self._closed.is_set():
                 resolved_at = now
                 self._start_workers()
 
@@ -235,21 +234,22 @@ class BatchStream(Iterator[Batch]):
         ) as fetcher:
             while (lease := self._wait_for_lease(connection.target)) is not None:
                 is_whole = self._fetch(connection, fetcher, lease)
-                self._failures.pop(connection.target, None)
+                with self._lock:
+                    self._failures.pop(connection.target, None)
                 if not is_whole and fetcher.session is not None:
                     return False  # it is not known which of its slots are still being written
         return True
 
     def _pause(self, seconds: float) -> bool:
         if seconds:
-            self._ending.wait(seconds)
+            self._closed.wait(seconds)
         with self._lock:
-            return not self._closed and self._fatal is None
+            return not self._closed.is_set() and self._fatal is None
 
     def _note_failure(self, replica: Replica, error: LoaderError) -> bool:
         """Whether the worker should go on."""
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 return False
             # Without tracebacks, its own or its context's: their frames would keep this stream's batches alive.
             error.__context__ = error.__cause__ = None
@@ -266,7 +266,7 @@ class BatchStream(Iterator[Batch]):
 
     def _wait_for_lease(self, target: str) -> Lease | None:
         with self._lock:
-            while not self._closed and self._fatal is None and not self._book.is_finished:
+            while not self._closed.is_set() and self._fatal is None and not self._book.is_finished:
                 lease = self._book.next_lease(target, time.monotonic())
                 if lease is not None:
                     return lease
@@ -285,7 +285,7 @@ class BatchStream(Iterator[Batch]):
             fetch = fetcher.fetch(epoch=self._first_epoch + epoch, first_step=first_step, last_step=last_step)
             with self._lock:
                 self._active[lease] = fetch
-                if self._closed:
+                if self._closed.is_set():
                     fetch.cancel()
             for position, batch in enumerate(fetch, lease.begin):
                 with self._lock:
@@ -296,7 +296,7 @@ class BatchStream(Iterator[Batch]):
             return True
         except grpc.RpcError as error:
             is_stalled = fetch is not None and fetch.is_stalled
-            if self._closed or (self._book.is_superseded(lease) and not is_stalled):
+            if self._closed.is_set() or (self._book.is_superseded(lease) and not is_stalled):
                 return False
             if is_stalled:
                 raise ServiceUnavailableError(

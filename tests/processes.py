@@ -22,11 +22,12 @@ class LoaderProcess:
 
     def __init__(self, store: Path, *options: str, port: int = 0) -> None:
         command = [sys.executable, "-m", "loader_service", "serve", "--store", str(store)]
-        self._process = subprocess.Popen(
-            [*command, "--listen", f"127.0.0.1:{port}", "--log-level", "error", *options],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._command = [*command, "--listen", f"127.0.0.1:{port}", "--log-level", "error", *options]
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, and again when it has ended: with a ``port`` of its own it comes back at the same address."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line.startswith("serving "), f"expected a ready line, found {line!r}"
