@@ -182,6 +182,8 @@ def _read_toml(path: Path, command: Command) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config {path}: {_one_line(error)}") from None
     table = document.get(command.name, {k: v for k, v in document.items() if not isinstance(v, dict)})
+    if not isinstance(table, dict):
+        raise UsageError(f"--config {path}: expected a table [{command.name}], found {table!r}")
     hints = typing.get_type_hints(command.config)
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -209,6 +211,8 @@ def _from_toml(name: str, kind: Any, many: bool, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ValueError(f"expected true or false, found {value!r}")
         return value
+    if isinstance(value, list | dict):
+        raise ValueError(f"expected one value, found {value!r}")
     return _scalar_parser(name, kind)(str(value))
 
 

@@ -9,8 +9,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     # gRPC's core logs in a format of its own what we say in one line; it reads this once, when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from loader_service.commands import run
-
+    try:
+        from loader_service.commands import run
+    except KeyboardInterrupt:  # importing takes half a second
+        return 130
     return run(argv)
 
 

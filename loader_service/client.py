@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 from weakref import WeakSet
 
+from loader_service.addresses import check_target
 from loader_service.arrays import ArrayPool
 from loader_service.assembly import Allocate
 from loader_service.errors import InvalidRequestError, LoaderError, ServiceUnavailableError
 from loader_service.fetch import Transport
 from loader_service.replica import Replica, Security, expect_same_stream, resolve
 from loader_service.stream import BatchStream
-from loader_service.wire import Description, StreamSpec
+from loader_service.wire import Description, StreamSpec, check_epoch
 
 _DESCRIBE_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.2
@@ -51,6 +52,8 @@ class ClientOptions:
         for name in ("unavailable_timeout_s", "stall_timeout_s", "resolve_interval_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0 seconds, found {getattr(self, name)}")
+        if self.transport not in get_args(Transport):
+            raise ValueError(f"transport: expected one of {', '.join(get_args(Transport))}, found {self.transport!r}")
         for name in ("prefetch_steps", "lease_steps", "streams_per_replica"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
@@ -59,13 +62,18 @@ class ClientOptions:
 class LoaderClient:
     """A client of one store, served by ``targets`` (``host:port``, ``unix:PATH``, or ``dns:NAME:PORT`` for all of
     a name's addresses). Not to be carried across a fork: start workers with ``spawn``.
+
+    Raises ValueError for what is no address, and AccessError when a file of ``options.security`` is of no use.
     """
 
     def __init__(self, targets: Sequence[str], options: ClientOptions | None = None) -> None:
-        if not targets:
-            raise ValueError("targets: expected at least one HOST:PORT, found none")
+        if isinstance(targets, str) or not targets:
+            raise ValueError(f"targets: expected a list of at least one HOST:PORT, found {targets!r}")
+        for target in targets:
+            check_target(target)
         self._targets = tuple(targets)
         self._options = options or ClientOptions()
+        self._options.security.check()
         self._id = uuid.uuid4().hex
         self._description: Description | None = None
         self._streams: WeakSet[BatchStream] = WeakSet()
@@ -110,6 +118,13 @@ class LoaderClient:
                 )
             time.sleep(_RETRY_INTERVAL_S)
 
+    def num_steps(self, spec: StreamSpec) -> int:
+        """Steps of an epoch of ``spec``. Raises InvalidRequestError when there is no such split."""
+        splits = self.describe().splits
+        if spec.split not in splits:
+            raise InvalidRequestError(f"split: expected one of {', '.join(splits)}, found {spec.split!r}")
+        return spec.num_steps(splits[spec.split])
+
     def stream(
         self,
         spec: StreamSpec,
@@ -124,14 +139,14 @@ class LoaderClient:
 
         ``allocate(shape, dtype)`` makes the arrays that images are received into, which then belong to the batch
         (default: arrays that are used again once nobody refers to them): pass one that returns pinned memory to copy
-        from it to a GPU. Raises InvalidRequestError when the spec does
-        not fit the store, and what ``describe`` raises.
+        from it to a GPU. Raises InvalidRequestError when the spec does not fit the store, ValueError for numbers that
+        fit no store, and what ``describe`` raises.
         """
+        check_epoch(epoch)
+        if num_epochs is not None and num_epochs < 0:
+            raise ValueError(f"num_epochs: expected 0 or more, or None, found {num_epochs}")
         description = self.describe()
-        if spec.split not in description.splits:
-            known = ", ".join(description.splits)
-            raise InvalidRequestError(f"split: expected one of {known}, found {spec.split!r}")
-        steps_per_epoch = spec.num_steps(description.splits[spec.split])
+        steps_per_epoch = self.num_steps(spec)
         if steps_per_epoch < 1:
             raise InvalidRequestError(
                 f"batch_size: split {spec.split!r} has {description.splits[spec.split]} images, "

@@ -84,13 +84,19 @@ def preview_command(config: PreviewConfig) -> None:
 def healthcheck_command(config: HealthcheckConfig) -> int:
     from loader_service.replica import resolve
 
+    security = config.client_options.security
+    security.check()
     failed = []
-    for replica in resolve(config.target, config.client_options.security).values():
-        try:
-            with replica.connect() as connection:
-                connection.check_health(config.timeout_s)
-        except LoaderError as error:
-            failed.append(str(error))
+    for target in config.target:
+        replicas = resolve([target], security)
+        if not replicas:
+            failed.append(f"{target}: expected addresses of that name, found none")
+        for replica in replicas.values():
+            try:
+                with replica.connect() as connection:
+                    connection.check_health(config.timeout_s)
+            except LoaderError as error:
+                failed.append(str(error))
     if config.json:
         print(json.dumps({"healthy": not failed, "failures": failed}))
     elif not failed:

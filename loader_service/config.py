@@ -1,14 +1,38 @@
 """The options of each command, checked once."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from commandline import option
 from commandline.logs import LogFormat
-from loader_service.connect import ConnectConfig, is_loopback
-from loader_service.wire import Limits, StreamSpec, View
+from loader_service.addresses import MAX_PORT, check_listen, host_and_port, is_loopback
+from loader_service.connect import ConnectConfig
+from loader_service.wire import Limits, StreamSpec, View, check_epoch
+
+_MAX_COUNT = 2**31 - 1
+_MAX_BYTES = 2**62
+_MAX_MESSAGE_BYTES = 2**30
+_MAX_SECONDS = 1_000_000.0
+_RANGES: dict[str, tuple[float, float]] = {
+    "processes": (1, 1024),
+    "threads": (1, 1024),
+    "message_bytes": (1, _MAX_MESSAGE_BYTES),
+    "max_batch_size": (1, _MAX_COUNT),
+    "max_steps": (1, _MAX_COUNT),
+    "max_streams": (1, _MAX_COUNT),
+    "max_streams_per_identity": (1, _MAX_COUNT),
+    "cache_bytes": (0, _MAX_BYTES),
+    "share_bytes": (0, _MAX_BYTES),
+    "drain_seconds": (0, _MAX_SECONDS),
+    "max_connection_age": (0, _MAX_SECONDS),
+    "duration_s": (0.001, _MAX_SECONDS),
+    "warmup_s": (0, _MAX_SECONDS),
+    "timeout_s": (0.001, _MAX_SECONDS),
+    "count": (1, 200),
+    "draws": (1, 32),
+}
+"""The least and the most that an option may be; ``nan`` is neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,35 +109,37 @@ class ServeConfig:
             raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
+        _check_ranges(self)
+        _check_address("--listen", self.listen)
         if not is_loopback(self.listen) and self.tls_cert is None and not self.insecure:
             raise ValueError(
                 f"--listen {self.listen}: expected a loopback address, or --tls-cert and --tls-key, "
                 "or --insecure to serve in clear text to whoever can connect"
             )
         if self.metrics_listen is not None:
-            host, _, port = self.metrics_listen.rpartition(":")
-            if not host or not port.isdigit():
+            if self.metrics_listen.startswith("unix:"):
                 raise ValueError(f"--metrics-listen: expected HOST:PORT, found {self.metrics_listen!r}")
+            _check_address("--metrics-listen", self.metrics_listen)
             if not is_loopback(self.metrics_listen) and self.tls_cert is None and not self.metrics_insecure:
                 raise ValueError(
                     f"--metrics-listen {self.metrics_listen}: expected a loopback address, or --tls-cert and "
                     "--tls-key, or --metrics-insecure to show metrics to whoever can connect"
                 )
-        if not self.listen.startswith("unix:") and not self.listen.rpartition(":")[2].isdigit():
-            raise ValueError(f"--listen: expected HOST:PORT or unix:PATH, found {self.listen!r}")
-        counts = (
-            "processes",
-            "threads",
-            "message_bytes",
-            "max_batch_size",
-            "max_steps",
-            "max_streams",
-            "max_streams_per_identity",
-        )
-        for name in (*counts, "cache_bytes", "share_bytes", "drain_seconds", "max_connection_age"):
-            least, found = int(name in counts), getattr(self, name)
-            if not least <= found < math.inf:
-                raise ValueError(f"--{name.replace('_', '-')}: expected at least {least}, found {found}")
+        self._check_ports()
+
+    def _check_ports(self) -> None:
+        """Each process has the next port: all must exist, and be different."""
+        taken: dict[int, str] = {}
+        for name, address in (("--listen", self.listen), ("--metrics-listen", self.metrics_listen)):
+            if address is None or address.startswith("unix:"):
+                continue
+            _, first = host_and_port(address, lowest_port=0)
+            for port in range(first, first + self.processes) if first else ():
+                if port > MAX_PORT:
+                    raise ValueError(f"{name} {address}: expected ports for {self.processes} processes, found {port}")
+                if port in taken:
+                    raise ValueError(f"{name} {address}: port {port} is one of {taken[port]} too")
+                taken[port] = name
 
     @property
     def limits(self) -> Limits:
@@ -134,6 +160,7 @@ class AskConfig(ConnectConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_ranges(self)
         self.require_target()
 
 
@@ -152,8 +179,7 @@ class StreamConfig(AskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epoch < 0 or self.epoch >= 2**32:
-            raise ValueError(f"--epoch: expected 0 to 2**32 - 1, found {self.epoch}")
+        check_epoch(self.epoch)
         self.spec  # noqa: B018  # raises for values out of range
 
     @property
@@ -191,9 +217,29 @@ class PreviewConfig(StreamConfig):
     count: int = field(default=8, metadata=option("number of images"))
     draws: int = field(default=6, metadata=option("crops of each image, from as many epochs"))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_epoch(self.epoch + self.draws - 1)
+        if self.out.suffix.lower() != ".png":
+            raise ValueError(f"--out: expected a file name that ends in .png, found {str(self.out)!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class HealthcheckConfig(AskConfig):
     """Options of ``healthcheck``."""
 
     timeout_s: float = field(default=3.0, metadata=option("wait for an answer for so long"))
+
+
+def _check_ranges(config: object) -> None:
+    for name, (least, most) in _RANGES.items():
+        found = getattr(config, name, least)
+        if not least <= found <= most:
+            raise ValueError(f"--{name.replace('_', '-')}: expected {least:g} to {most:,.0f}, found {found}")
+
+
+def _check_address(name: str, address: str) -> None:
+    try:
+        check_listen(address)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from commandline import option
+from loader_service.addresses import check_target
 from loader_service.client import ClientOptions
 from loader_service.fetch import Transport
 from loader_service.replica import Security
-
-_LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +58,11 @@ class ConnectConfig:
         )
 
     def require_target(self) -> None:
-        """Raises ValueError when there is no loader to ask."""
+        """Raises ValueError when there is no loader to ask, or something that is no address."""
         if not self.target:
             raise ValueError("--target: expected at least one HOST:PORT, found none")
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach ``address``."""
-    return address.startswith(_LOOPBACK)
+        for target in self.target:
+            try:
+                check_target(target)
+            except ValueError as error:
+                raise ValueError(f"--target: {error}") from None

@@ -33,8 +33,13 @@ def write_preview(client: LoaderClient, spec: StreamSpec, *, epoch: int, count: 
         shifted = crops.astype(np.float32) + batch.colour_shifts[:count, None, None, :]
         columns.append(np.clip(np.rint(shifted), 0, 255).astype(np.uint8))
     sheet = _sheet(columns, description.image_side)
-    if not cv2.imwrite(str(out), sheet[:, :, ::-1]):
-        raise OSError(f"{out}: the picture cannot be written there")
+    _, png = cv2.imencode(".png", sheet[:, :, ::-1])
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        unfinished.write_bytes(png.tobytes())
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _first_batch(client: LoaderClient, spec: StreamSpec, epoch: int) -> Batch:

@@ -2,7 +2,8 @@
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import Any, Self
 import grpc
 import numpy as np
 
+from loader_service.addresses import name_and_port
+from loader_service.credentials import load_authority, load_certificate, read_token
 from loader_service.errors import (
     AccessError,
     DataLossError,
@@ -53,8 +56,32 @@ class Security:
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
-        if self.tls_cert is not None and self.tls_ca is None:
-            raise ValueError("--tls-cert needs --tls-ca")
+        for name in ("tls_cert", "tls_server_name"):
+            if getattr(self, name) is not None and self.tls_ca is None:
+                raise ValueError(f"--{name.replace('_', '-')} needs --tls-ca")
+
+    def check(self) -> None:
+        """Raises AccessError, naming the file, when one of them cannot be read or does not hold what it should."""
+        self.bearer_token()
+        self.tls_context()
+
+    def bearer_token(self) -> str | None:
+        """The token in the file as it is now; None without a file. Raises AccessError."""
+        return None if self.token_file is None else read_token(self.token_file)
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Whom the connection for batches trusts and what it shows, the same as grpcio's; None for clear text.
+
+        Raises AccessError.
+        """
+        if self.tls_ca is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(["h2"])
+        load_authority(context, self.tls_ca)
+        if self.tls_cert is not None and self.tls_key is not None:
+            load_certificate(context, self.tls_cert, self.tls_key)
+        return context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,21 +126,19 @@ class Connection:
         name = security.tls_server_name or replica.server_name
         if name is not None:
             options.append(("grpc.ssl_target_name_override", name))
-        if security.tls_ca is None:
+        with _files_may_come_back(self.target):
+            tls = security.tls_context()
+            credentials = _credentials(security)
+        if credentials is None:
             self._channel = grpc.insecure_channel(self.target, options)
         else:
-            credentials = grpc.ssl_channel_credentials(
-                security.tls_ca.read_bytes(),
-                security.tls_key.read_bytes() if security.tls_key else None,
-                security.tls_cert.read_bytes() if security.tls_cert else None,
-            )
             self._channel = grpc.secure_channel(self.target, credentials, options)
         self._describe = self._channel.unary_unary(
             _SERVICE + "Describe",
             request_serializer=pb.DescribeRequest.SerializeToString,
             response_deserializer=pb.DescribeResponse.FromString,
         )
-        self._streams = StreamConnection(self.target, tls=_tls(security), server_name=name)
+        self._streams = StreamConnection(self.target, tls=tls, server_name=name)
 
     def __enter__(self) -> Self:
         return self
@@ -174,25 +199,29 @@ class Connection:
         self._channel.close()
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
+        with _files_may_come_back(self.target):
+            token = self._security.bearer_token()
         own = (("client-id", self._client_id),)
-        if self._security.token_file is None:
-            return own
-        lines = self._security.token_file.read_text("utf-8").splitlines()
-        if not lines or not lines[0].strip():
-            raise AccessError(f"{self._security.token_file}: expected a token on the first line, found none")
-        return (*own, ("authorization", f"Bearer {lines[0].strip()}"))
+        return own if token is None else (*own, ("authorization", f"Bearer {token}"))
 
 
-def _tls(security: Security) -> ssl.SSLContext | None:
-    """What the connection for batches trusts and shows; the same as grpcio's."""
+@contextmanager
+def _files_may_come_back(target: str) -> Iterator[None]:
+    """Files that were in order when the client was made may be being renewed: a reason to try again, not to end."""
+    try:
+        yield
+    except (AccessError, OSError) as error:
+        raise ServiceUnavailableError(f"{target}: cannot be asked: {error}") from None
+
+
+def _credentials(security: Security) -> grpc.ChannelCredentials | None:
     if security.tls_ca is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_alpn_protocols(["h2"])
-    context.load_verify_locations(security.tls_ca)
-    if security.tls_cert is not None:
-        context.load_cert_chain(security.tls_cert, security.tls_key)
-    return context
+    return grpc.ssl_channel_credentials(
+        security.tls_ca.read_bytes(),
+        security.tls_key.read_bytes() if security.tls_key else None,
+        security.tls_cert.read_bytes() if security.tls_cert else None,
+    )
 
 
 def resolve(targets: Sequence[str], security: Security, client_id: str = "") -> dict[str, Replica]:
@@ -203,13 +232,14 @@ def resolve(targets: Sequence[str], security: Security, client_id: str = "") -> 
     """
     replicas: dict[str, Replica] = {}
     for target in targets:
-        if not target.startswith("dns:"):
+        named = name_and_port(target)
+        if named is None:
             replicas[target] = Replica(target=target, security=security, client_id=client_id)
             continue
-        host, _, port = target.removeprefix("dns:").strip("/").rpartition(":")
+        host, port = named
         try:
-            found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-        except (OSError, ValueError):
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
             continue  # no address now; there may be one at the next look
         for family, _, _, _, sockaddr in found:
             ip = str(sockaddr[0])

@@ -2,6 +2,9 @@
 
 import logging
 import resource
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import grpc
@@ -9,13 +12,17 @@ import grpc
 from commandline.logs import configure_logs
 from commandline.options import EXIT_INTERRUPTED
 from commandline.stopping import StopRequests
+from loader_service.addresses import host_and_port
 from loader_service.config import ServeConfig
+from loader_service.credentials import load_authority, load_certificate
+from loader_service.errors import LoaderError, ServiceUnavailableError
 from loader_service.messages import keep_freed_memory
 from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline
 from loader_service.server import LoaderServer
 from loader_service.supervise import supervise
 from loader_service.tokens import TokenFile
+from preprocess.errors import StoreError
 from preprocess.store import Store
 
 log = logging.getLogger(__name__)
@@ -30,12 +37,16 @@ def serve(config: ServeConfig) -> int:
     configure_logs(config.log_level, config.log_format)
     if config.processes == 1:
         return _serve_one(config)
+    # What is wrong for all is said once, here.
     with Store(config.store):
-        pass  # what is wrong with the store is said once, here
-    return supervise([_nth(config, number) for number in range(config.processes)], _serve_one, config.drain_seconds)
+        _credentials(config)
+    if config.token_file is not None:
+        TokenFile(config.token_file)
+    configs = [_nth(config, number) for number in range(config.processes)]
+    return supervise(configs, _serve_one, config.drain_seconds, user_errors=(LoaderError, StoreError, OSError))
 
 
-def _serve_one(config: ServeConfig) -> int:
+def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None) -> int:
     configure_logs(config.log_level, config.log_format)
     keep_freed_memory()
     _allow_many_files()
@@ -65,16 +76,16 @@ def _serve_one(config: ServeConfig) -> int:
             max_connection_age_s=config.max_connection_age or None,
         )
         if config.metrics_listen is not None:
-            host, _, port = config.metrics_listen.rpartition(":")
-            metrics_port = metrics.serve(host.strip("[]"), int(port), cert=config.tls_cert, key=config.tls_key)
-            log.info("metrics on port %d", metrics_port)
+            _serve_metrics(metrics, config.metrics_listen, config)
         server.start()
         address = config.listen
         if not address.startswith("unix:"):
             address = f"{address.rpartition(':')[0]}:{server.port}"
         splits = ", ".join(f"{name} {split.num_images:,}" for name, split in store.manifest.splits.items())
-        # In one write, so that the lines of several processes do not mix.
-        print(f"serving {config.store} on {address}\n", end="", flush=True)
+        with suppress(BrokenPipeError):  # whoever read our output has left; those whom we serve have not
+            # In one write, so that the lines of several processes do not mix.
+            print(f"serving {config.store} on {address}\n", end="", flush=True)
+        on_ready()
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
         stop.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_seconds)
@@ -85,6 +96,15 @@ def _serve_one(config: ServeConfig) -> int:
             return EXIT_INTERRUPTED
     log.info("stopped")
     return 0
+
+
+def _serve_metrics(metrics: Metrics, address: str, config: ServeConfig) -> None:
+    host, port = host_and_port(address, lowest_port=0)
+    try:
+        found = metrics.serve(host, port, cert=config.tls_cert, key=config.tls_key)
+    except OSError as error:
+        raise ServiceUnavailableError(f"--metrics-listen {address}: cannot listen there: {error.strerror}") from None
+    log.info("metrics on port %d", found)
 
 
 def _nth(config: ServeConfig, number: int) -> ServeConfig:
@@ -101,8 +121,13 @@ def _shifted(address: str, number: int) -> str:
 
 
 def _credentials(config: ServeConfig) -> grpc.ServerCredentials | None:
+    """What the server shows and whom it trusts. Raises AccessError, naming the file, where gRPC would say nothing."""
     if config.tls_cert is None or config.tls_key is None:
         return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_certificate(context, config.tls_cert, config.tls_key)
+    if config.tls_client_ca is not None:
+        load_authority(context, config.tls_client_ca)
     client_ca = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
     return grpc.ssl_server_credentials(
         [(config.tls_key.read_bytes(), config.tls_cert.read_bytes())],

@@ -11,15 +11,20 @@ Batches come decoded, cropped and mirrored from the service: no worker processes
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from loader_service.client import ClientOptions, LoaderClient
-from loader_service.wire import Batch, PixelFormat, StreamSpec, View
+from loader_service.wire import Batch, PixelFormat, StreamSpec, View, check_epoch
 
 Transform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class _Position(NamedTuple):
+    epoch: int
+    step: int
 
 
 class RemoteLoader:
@@ -29,9 +34,11 @@ class RemoteLoader:
     shift of the train view added) or uint8 [N, 3, H, W] as stored; both channels_last in memory. ``ten_crop`` gives
     [N, 10, 3, H, W].
 
-    ``rank`` and ``world_size`` default to torch.distributed's, if it is initialised, and then to torchrun's
-    environment; ``batch_size`` is this process's own, as in a DataLoader. Use ``set_epoch`` as with a
-    DistributedSampler. ``state_dict`` gives the position; after ``load_state_dict`` the next iteration starts there.
+    ``rank`` and ``world_size`` go together and default to torch.distributed's, if it is initialised, and then to
+    torchrun's environment; ``batch_size`` is this process's own, as in a DataLoader. Each iteration is of the next
+    epoch from its start, also when the one before was broken off; ``set_epoch`` chooses, as with a DistributedSampler.
+    ``state_dict`` gives the position of the iteration that began last; after ``load_state_dict`` the next one starts
+    there. Raises ValueError for options out of range.
     """
 
     def __init__(
@@ -71,8 +78,10 @@ class RemoteLoader:
         self._client = LoaderClient(target.split(","), options)
         self._allocate = _pinned if pin_memory else None
         self._transform = transform
-        self._epoch = 0
-        self._step = 0
+        self._next = _Position(0, 0)
+        """Where the next iteration starts."""
+        self._reached = self._next
+        """The batch after the one that was handed out last, which is what a checkpoint must hold."""
 
     @property
     def num_classes(self) -> int:
@@ -80,35 +89,45 @@ class RemoteLoader:
 
     def __len__(self) -> int:
         """Steps of an epoch."""
-        return self.spec.num_steps(self._client.describe().splits[self.spec.split])
+        return self._client.num_steps(self.spec)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        epoch, first_step = self._epoch, self._step
-        if first_step >= len(self):
-            self._epoch, self._step = epoch + 1, 0
-            return
-        with self._client.stream(self.spec, epoch=epoch, step=first_step, allocate=self._allocate) as stream:
-            for batch in stream:
-                # The position is that of the batch after the one being handed out: what a checkpoint must hold.
-                self._step = batch.step + 1
-                yield self._tensors(batch)
-        self._epoch, self._step = epoch + 1, 0
+        start = self._reached = self._next
+        self._next = _Position(start.epoch + 1, 0)
+        return self._iterate(start)
+
+    def _iterate(self, start: _Position) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        num_steps = len(self)
+        if start.step < num_steps:
+            with self._client.stream(self.spec, epoch=start.epoch, step=start.step, allocate=self._allocate) as stream:
+                for batch in stream:
+                    self._reached = _Position(start.epoch, batch.step + 1)
+                    yield self._tensors(batch)
+        if self._reached == (start.epoch, num_steps):  # not when it was closed in between
+            self._reached = _Position(start.epoch + 1, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next iteration. Setting the present one keeps a position that was loaded."""
-        if epoch != self._epoch:
-            self._epoch, self._step = epoch, 0
+        """Chooses the next iteration's epoch. Setting the one that comes anyway keeps a position that was loaded."""
+        check_epoch(epoch)
+        if epoch != self._next.epoch:
+            self._next = _Position(epoch, 0)
+        self._reached = self._next
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and what it is a position in."""
-        description = self._client.describe()
+        description, spec = self._client.describe(), self.spec
         return {
-            "epoch": self._epoch,
-            "step": self._step,
-            "split": self.spec.split,
-            "shuffle": self.spec.shuffle,
-            "seed": self.spec.seed,
-            "global_batch_size": self.spec.batch_size,
+            "epoch": self._reached.epoch,
+            "step": self._reached.step,
+            "split": spec.split,
+            "view": spec.view,
+            "crop_size": spec.crop_size,
+            "shuffle": spec.shuffle,
+            "seed": spec.seed,
+            "global_batch_size": spec.batch_size,
+            "drop_last": spec.drop_last,
+            "colour_std": spec.colour_std,
+            "pixel_format": spec.pixel_format,
             "fingerprint": description.fingerprint,
             "pipeline_version": description.pipeline_version,
         }
@@ -121,7 +140,10 @@ class RemoteLoader:
         for name in here.keys() - {"epoch", "step"}:
             if state[name] != here[name]:
                 raise ValueError(f"{name}: the state has {state[name]!r}, this loader {here[name]!r}")
-        self._epoch, self._step = int(state["epoch"]), int(state["step"])
+        check_epoch(state["epoch"])
+        if state["step"] not in range(len(self) + 1):
+            raise ValueError(f"step: expected 0 to {len(self)}, found {state['step']}")
+        self._next = self._reached = _Position(int(state["epoch"]), int(state["step"]))
 
     def close(self) -> None:
         """Ends the stream that is open, if any."""
@@ -136,11 +158,16 @@ class RemoteLoader:
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"rank and world_size: expected both or neither, found {rank} and {world_size}")
     if rank is not None and world_size is not None:
         return rank, world_size
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    found = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if (found[0] is None) != (found[1] is None):
+        raise ValueError(f"RANK and WORLD_SIZE in the environment: expected both or neither, found {found}")
+    return int(found[0] or 0), int(found[1] or 1)
 
 
 def _pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:

@@ -60,10 +60,21 @@ class StreamSpec:
     pixel_format: PixelFormat = "uint8"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed: expected 0 to 2**64 - 1, found {self.seed}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, found {self.batch_size}")
+        for name, numbers in (
+            ("view", VIEW_NUMBERS),
+            ("colour_scale", COLOUR_SCALE_NUMBERS),
+            ("pixel_format", PIXEL_FORMAT_NUMBERS),
+        ):
+            if getattr(self, name) not in numbers:
+                raise ValueError(f"{name}: expected one of {', '.join(numbers)}, found {getattr(self, name)!r}")
+        _check_whole("seed", self.seed, 0, 2**64 - 1)
+        _check_whole("batch_size", self.batch_size, 1, 2**32 - 1)
+        if self.crop_size is not None:
+            _check_whole("crop_size", self.crop_size, 1, 2**32 - 1)
+        _check_whole("rank", self.rank, 0, 2**32 - 1)
+        _check_whole("world_size", self.world_size, 1, 2**32 - 1)
+        if not 0 <= self.colour_std < math.inf:
+            raise ValueError(f"colour_std: expected 0 or more, found {self.colour_std}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank: expected 0 to world_size - 1 = {self.world_size - 1}, found {self.rank}")
         if self.world_size > self.batch_size:
@@ -81,6 +92,16 @@ class StreamSpec:
         """Steps of one epoch over ``num_images`` images."""
         full, rest = divmod(num_images, self.batch_size)
         return full if self.drop_last or not rest else full + 1
+
+
+def check_epoch(epoch: int) -> None:
+    """Raises ValueError for what is no epoch's number."""
+    _check_whole("epoch", epoch, 0, 2**32 - 1)
+
+
+def _check_whole(name: str, found: int, least: int, most: int) -> None:
+    if not isinstance(found, int | np.integer) or not least <= found <= most:
+        raise ValueError(f"{name}: expected a whole number from {least} to {most}, found {found!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # gRPC's core logs in a format of its own what we say in one line; it too reads this once.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from trainer.commands import run
-
+    try:
+        from trainer.commands import run
+    except KeyboardInterrupt:  # importing torch takes seconds
+        return 130
     return run(argv)
 
 

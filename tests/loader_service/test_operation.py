@@ -108,6 +108,55 @@ def test_several_processes_and_one_crash(tiny_store: Path) -> None:
     assert {"time", "level", "logger", "message"} <= set(crashes[0])
 
 
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        (["--token-file", "/nowhere"], "/nowhere: the tokens cannot be read"),
+        (["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "/nowhere, /nowhere: expected a certificate and its key"),
+        (["--metrics-listen", "taken"], "--metrics-listen 127.0.0.1:{port}: cannot listen there: "),
+        (["--listen", "taken"], "127.0.0.1:{port}: cannot listen there: "),
+    ],
+)
+def test_processes_that_cannot_start_are_not_started_for_ever(tiny_store: Path, option: list[str], reason: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        option = [word.replace("taken", f"127.0.0.1:{port}") for word in option]
+        command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store)]
+        result = subprocess.run(
+            [*command, "--processes", "2", "--listen", "127.0.0.1:0", "--log-level", "error", *option],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert reason.format(port=port) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_output_that_nobody_reads_stops_nothing(tiny_store: Path) -> None:
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "loader_service", "serve", "--store", tiny_store, "--listen", f"127.0.0.1:{port}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            server.stdout.close()
+            with LoaderClient([f"127.0.0.1:{port}"]) as client:
+                assert client.describe().splits["train"] == 100
+            server.send_signal(signal.SIGTERM)
+            _, errors = server.communicate(timeout=30)
+        finally:
+            server.kill()
+    assert server.returncode == 0
+    assert "Traceback" not in errors
+
+
 @contextmanager
 def unread_stream(target: str, transport: Transport) -> Iterator[None]:
     """A request for two thousand images, of which one message is read."""
@@ -343,12 +392,57 @@ def test_digest_preview_and_bench(loader_target: str, tmp_path: Path, capsys: py
     assert json.loads(capsys.readouterr().out)["images_per_s"] > 0
 
 
+SERVE = ["serve", "--store", "/nowhere"]
+DIGEST = ["digest", "--target", "127.0.0.1:1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["serve", "--store", "/nowhere"], 1, "/nowhere: expected a store with manifest.json, found no such folder"),
-        (["digest", "--target", "127.0.0.1:1", "--seed", "-1"], 2, "seed: expected 0 to 2**64 - 1, found -1"),
+        (SERVE, 1, "/nowhere: expected a store with manifest.json, found no such folder"),
+        ([*SERVE, "--listen", "127.0.0.1:²"], 2, "--listen: expected HOST:PORT, found '127.0.0.1:²'"),
+        ([*SERVE, "--listen", "localhost.example.org:7000"], 2, "expected a loopback address, or --tls-cert"),
+        ([*SERVE, "--metrics-listen", "127.0.0.1:99999"], 2, "--metrics-listen: expected a port from 0 to 65535"),
+        ([*SERVE, "--listen", "127.0.0.1:65535", "--processes", "2"], 2, "ports for 2 processes, found 65536"),
+        (
+            [*SERVE, "--listen", "127.0.0.1:7000", "--metrics-listen", "127.0.0.1:7001", "--processes", "2"],
+            2,
+            "--metrics-listen 127.0.0.1:7001: port 7001 is one of --listen too",
+        ),
+        (
+            [*SERVE, "--max-batch-size", "5000000000"],
+            2,
+            "--max-batch-size: expected 1 to 2,147,483,647, found 5000000000",
+        ),
+        ([*SERVE, "--message-bytes", "5GB"], 2, "--message-bytes: expected 1 to 1,073,741,824, found 5000000000"),
+        ([*SERVE, "--max-connection-age", "1e300"], 2, "--max-connection-age: expected 0 to 1,000,000, found 1e+300"),
+        ([*SERVE, "--drain-seconds", "nan"], 2, "--drain-seconds: expected 0 to 1,000,000, found nan"),
+        ([*DIGEST, "--seed", "-1"], 2, "seed: expected a whole number from 0 to 18446744073709551615, found -1"),
+        (
+            [*DIGEST, "--epoch", "4294967296"],
+            2,
+            "epoch: expected a whole number from 0 to 4294967295, found 4294967296",
+        ),
+        ([*DIGEST, "--crop-size", "-1"], 2, "crop_size: expected a whole number from 1 to 4294967295, found -1"),
+        ([*DIGEST, "--token-file", "/nowhere"], 1, "/nowhere: the token cannot be read: "),
+        ([*DIGEST, "--tls-ca", __file__], 1, f"{__file__}: expected the certificate of an authority, found: "),
+        ([*DIGEST, "--tls-server-name", "x"], 2, "--tls-server-name needs --tls-ca"),
         (["digest"], 2, "--target: expected at least one HOST:PORT, found none"),
+        (
+            ["digest", "--target", "127.0.0.1:82636"],
+            2,
+            "--target: expected a port from 1 to 65535, found '127.0.0.1:82636'",
+        ),
+        (["preview", *DIGEST[1:], "--count", "0"], 2, "--count: expected 1 to 200, found 0"),
+        (["preview", *DIGEST[1:], "--draws", "2", "--epoch", "4294967295"], 2, "epoch: expected a whole number"),
+        (["preview", *DIGEST[1:], "--out", "crops.xyz"], 2, "--out: expected a file name that ends in .png"),
+        (["bench", *DIGEST[1:], "--duration-s", "0"], 2, "--duration-s: expected 0.001 to 1,000,000, found 0"),
+        (["healthcheck", *DIGEST[1:], "--timeout-s", "nan"], 2, "--timeout-s: expected 0.001 to 1,000,000, found nan"),
+        (
+            ["healthcheck", "--target", "dns:no-such-name.invalid:7000"],
+            1,
+            "dns:no-such-name.invalid:7000: expected addresses of that name, found none",
+        ),
     ],
 )
 def test_mistakes_are_one_line(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,64 @@ def test_resumes_from_its_state(loader_target: str) -> None:
         other.load_state_dict(state)
     with pytest.raises(ValueError, match="expected the state of a RemoteLoader, found one without fingerprint, seed"):
         again.load_state_dict({name: value for name, value in state.items() if name not in ("seed", "fingerprint")})
+
+
+def test_each_iteration_is_an_epoch_from_its_start(loader_target: str) -> None:
+    """Also when the one before was broken off, or is not at its end."""
+    loader = RemoteLoader(loader_target, batch_size=16, split="val", drop_last=True)
+    whole = epoch_of(loader)
+    assert len(whole) == 1
+    loader = RemoteLoader(loader_target, batch_size=16)
+    for _ in loader:
+        break
+    assert loader.state_dict()["epoch"] == 0
+    assert loader.state_dict()["step"] == 1
+    assert len(epoch_of(loader)) == 6
+    assert (loader.state_dict()["epoch"], loader.state_dict()["step"]) == (2, 0)
+    next(iter(loader))
+    loader.set_epoch(2)
+    again = epoch_of(loader)
+    loader.set_epoch(2)
+    assert_same(epoch_of(loader), again)
+    assert len(again) == 6
+
+
+def test_closing_does_not_end_the_epoch(loader_target: str) -> None:
+    loader = RemoteLoader(loader_target, batch_size=16)
+    batches = []
+    for batch in loader:
+        batches.append(batch)
+        if len(batches) == 2:
+            loader.close()
+    assert len(batches) == 2
+    assert (loader.state_dict()["epoch"], loader.state_dict()["step"]) == (0, 2)
+
+
+def test_positions_of_other_streams_are_refused(loader_target: str) -> None:
+    state = RemoteLoader(loader_target, batch_size=16).state_dict()
+    differences: dict[str, Any] = {"crop_size": 32, "colour_std": 0.0, "view": "centre", "drop_last": False}
+    for name, value in differences.items():
+        other = RemoteLoader(loader_target, batch_size=16, **{name: value})
+        with pytest.raises(ValueError, match=f"{name}: the state has"):
+            other.load_state_dict(state)
+    loader = RemoteLoader(loader_target, batch_size=16)
+    for name, value in (("epoch", -1), ("epoch", 2**32), ("step", 7), ("step", 2.7), ("step", -1)):
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            loader.load_state_dict({**state, name: value})
+    with pytest.raises(ValueError, match="epoch: expected a whole number"):
+        loader.set_epoch(-1)
+
+
+def test_one_of_rank_and_world_size_says_nothing(loader_target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="rank and world_size: expected both or neither, found 1 and None"):
+        RemoteLoader(loader_target, rank=1)
+    with pytest.raises(ValueError, match="rank and world_size: expected both or neither, found None and 4"):
+        RemoteLoader(loader_target, world_size=4)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="RANK and WORLD_SIZE in the environment: expected both or neither"):
+        RemoteLoader(loader_target)
+    assert RemoteLoader(loader_target, rank=1, world_size=4).spec.slice == (128, 256)
 
 
 def test_ranks_share_the_global_batch(loader_target: str, monkeypatch: pytest.MonkeyPatch) -> None:

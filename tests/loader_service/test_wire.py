@@ -1,6 +1,7 @@
 """Our serializer against the generated classes, both ways."""
 
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,3 +72,22 @@ def test_slices_of_all_ranks_make_the_batch(batch_size: int, world_size: int) ->
         assert begin < end
         positions.extend(range(begin, end))
     assert positions == list(range(batch_size))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("view", "nope", "view: expected one of train, centre, ten_crop, full, found 'nope'"),
+        ("pixel_format", "nope", "pixel_format: expected one of uint8, float32, found 'nope'"),
+        ("colour_scale", "nope", "colour_scale: expected one of"),
+        ("batch_size", 2.5, "batch_size: expected a whole number from 1 to 4294967295, found 2.5"),
+        ("seed", 1.5, "seed: expected a whole number"),
+        ("crop_size", 2**32, "crop_size: expected a whole number"),
+        ("colour_std", float("nan"), "colour_std: expected 0 or more, found nan"),
+        ("world_size", 0, "world_size: expected a whole number"),
+        ("rank", 1, "rank: expected 0 to world_size - 1 = 0, found 1"),
+    ],
+)
+def test_specs_out_of_range(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StreamSpec(**{name: value})

@@ -1,0 +1,53 @@
+"""Addresses as options give them: ``HOST:PORT``, ``unix:PATH``, and ``dns:NAME:PORT`` for all of a name's addresses."""
+
+import ipaddress
+
+_UNIX, _DNS = "unix:", "dns:"
+MAX_PORT = 65535
+
+
+def host_and_port(address: str, *, lowest_port: int = 1) -> tuple[str, int]:
+    """The two parts of ``HOST:PORT``. An IPv6 address stands in brackets there, and without them in the result.
+
+    Raises ValueError for anything else.
+    """
+    host, _, port = address.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if is_bracketed else host
+    if not bare or (":" in bare) != is_bracketed or not (port.isascii() and port.isdigit()):
+        raise ValueError(f"expected HOST:PORT, found {address!r}")
+    if not lowest_port <= int(port) <= MAX_PORT:
+        raise ValueError(f"expected a port from {lowest_port} to {MAX_PORT}, found {address!r}")
+    return bare, int(port)
+
+
+def name_and_port(target: str) -> tuple[str, int] | None:
+    """Those of a ``dns:`` target; None for any other. Raises ValueError for half a one."""
+    return host_and_port(target.removeprefix(_DNS).strip("/")) if target.startswith(_DNS) else None
+
+
+def check_listen(address: str) -> None:
+    """Raises ValueError unless servers can listen there: ``HOST:PORT`` (0 takes a free port) or ``unix:PATH``."""
+    if address == _UNIX:
+        raise ValueError(f"expected unix:PATH, found {address!r}")
+    if not address.startswith(_UNIX):
+        host_and_port(address, lowest_port=0)
+
+
+def check_target(address: str) -> None:
+    """Raises ValueError unless clients can connect to ``address``: ``HOST:PORT``, ``unix:PATH``, ``dns:NAME:PORT``."""
+    if address.startswith(_UNIX):
+        check_listen(address)
+    elif name_and_port(address) is None:
+        host_and_port(address)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach ``address``. Of names only ``localhost`` is known to stand for it."""
+    if address.startswith(_UNIX):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
