@@ -1,33 +1,16 @@
-"""``python -m preprocess``: run, verify, info and sample."""
+"""The command line of preprocessing: ``python -m preprocess COMMAND`` or ``alexnet-preprocess COMMAND``."""
 
 import sys
 from collections.abc import Sequence
 
-from commandline import Command, run_program
-from preprocess.config import InfoConfig, RunConfig, SampleConfig, VerifyConfig
-from preprocess.errors import PreprocessError
-from preprocess.info import info
-from preprocess.run import run
-from preprocess.sample import sample
-from preprocess.verify import verify
-
-_COMMANDS = (
-    Command("run", RunConfig, run, "turn a data set into a store: small images, labels and exact statistics"),
-    Command("verify", VerifyConfig, verify, "check every byte of a store against its digests"),
-    Command("info", InfoConfig, info, "say what a store holds, in words, numbers or pictures"),
-    Command("sample", SampleConfig, sample, "draw a small labelled data set to try everything with"),
-)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
-    return run_program(
-        "preprocess",
-        "Offline preprocessing: ImageNet in any of its forms to a store that the loader serves.",
-        _COMMANDS,
-        argv,
-        user_errors=(PreprocessError,),
-    )
+    """Runs a command and returns its exit code."""
+    try:
+        from preprocess.commands import run
+    except KeyboardInterrupt:  # importing takes half a second
+        return 130
+    return run(argv)
 
 
 if __name__ == "__main__":
