@@ -55,4 +55,5 @@ def script_commands(path: Path) -> Iterator[list[str]]:
 
 
 def _plausible(variable: str) -> str:
-    return {"devices": "cuda:0,cuda:1"}.get(variable, "7000" if "port" in variable or variable == "processes" else "x")
+    known = {"devices": "cuda:0,cuda:1", "port": "30000", "metrics_port": "30016", "processes": "8"}
+    return known.get(variable, "x")
