@@ -4,15 +4,15 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import Counter
 
+from loader_service.admission import Admission, RequestReader, host_of
 from loader_service.errors import (
     AccessError,
     DataLossError,
@@ -22,8 +22,12 @@ from loader_service.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
+from loader_service.health import SERVICE as HEALTH_SERVICE
+from loader_service.health import Health
 from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline
+from loader_service.reflection import MAX_THREADS as REFLECTION_THREADS
+from loader_service.reflection import reflection_handlers
 from loader_service.requests import describe, step_range
 from loader_service.shared_memory_server import SharedMemoryServer, SlotPool, is_supported
 from loader_service.tokens import TokenFile, TokenInterceptor
@@ -34,7 +38,11 @@ log = logging.getLogger(__name__)
 
 SERVICE = "loader_service.v1.LoaderService"
 _MAX_REQUEST_BYTES = 64 * 1024
+_REQUEST_TIMEOUT_S = 5.0
+"""For a call's request to follow its headers."""
 _RETRY_AFTER_MS = 200
+_MAX_DESCRIBES, _MAX_DESCRIBES_PER_IDENTITY = 192, 128
+"""Answers of 0.8 MB, until their readers take them. A client asks whenever it connects, and a host has many clients."""
 _DRAIN_POLL_S = 0.05
 _FLUSH_S = 0.2
 """For the last messages and the status of streams that have just ended to be written."""
@@ -75,12 +83,17 @@ class LoaderServer:
     ) -> None:
         self._pipeline = pipeline
         self._limits = limits
-        self._streams = _Admission(limits)
+        self._streams = Admission("streams", total=limits.max_streams, per_identity=limits.max_streams_per_identity)
+        self._describes = Admission("descriptions", total=_MAX_DESCRIBES, per_identity=_MAX_DESCRIBES_PER_IDENTITY)
+        self._reader = RequestReader(_REQUEST_TIMEOUT_S)
+        self._health = Health(self._reader, [SERVICE])
         self._tokens = tokens
         self._metrics = metrics or Metrics()
         self._draining = threading.Event()
         interceptors: list[Any] = [] if tokens is None else [TokenInterceptor(tokens, self._count_refusal)]
-        self._executor = ThreadPoolExecutor(limits.max_streams + 8, thread_name_prefix="rpc")
+        # Threads for all that may be admitted, and some that are free to refuse the rest. They start when needed.
+        num_threads = limits.max_streams + _MAX_DESCRIBES + REFLECTION_THREADS + self._health.max_threads + 8
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="rpc")
         options = [
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
             ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
@@ -102,13 +115,9 @@ class LoaderServer:
             self._shared_memory = SharedMemoryServer(
                 num_slots=pipeline.num_slots, slot_bytes=pipeline.message_bytes, max_sessions=limits.max_streams
             )
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._server.add_generic_rpc_handlers((self._health.handlers(), self._handlers()))
         if reflection:
-            from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
-
-            enable_server_reflection((SERVICE, health.SERVICE_NAME, SERVICE_NAME), self._server)
+            self._server.add_generic_rpc_handlers((reflection_handlers((SERVICE, HEALTH_SERVICE)),))
         _check_address(address)
         try:
             if credentials is None:
@@ -129,15 +138,16 @@ class LoaderServer:
 
     def start(self) -> None:
         """Begins to serve, and reports SERVING to health checks."""
+        self._reader.start()
         self._server.start()
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(is_serving=True)
 
     def stop(self, grace_s: float) -> None:
         """Refuses new work with UNAVAILABLE, lets streams finish for up to ``grace_s`` seconds, then ends them:
         at once when an exception (Ctrl-C) interrupts the wait. The thread of one whose client does not read stays
         behind in gRPC, without touching the pipeline, until TCP gives that client up.
         """
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set(is_serving=False)
         self._draining.set()
         try:
             self._drain(grace_s)
@@ -147,6 +157,7 @@ class LoaderServer:
             ended = self._server.stop(0)
             self._wait_for_streams(ended, _CANCEL_S)
             self._executor.shutdown(wait=False)
+            self._reader.close()
 
     def _drain(self, grace_s: float) -> None:
         ended = self._server.stop(grace_s)
@@ -159,56 +170,57 @@ class LoaderServer:
         while self._streams.num_open and time.monotonic() < deadline:
             ended.wait(_DRAIN_POLL_S)
 
-    def _set_health(self, status: Any) -> None:
-        for service in ("", SERVICE):
-            self._health.set(service, status)
-
     def _handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Describe": grpc.unary_unary_rpc_method_handler(
-                    self._describe,
-                    request_deserializer=pb.DescribeRequest.FromString,
-                    response_serializer=pb.DescribeResponse.SerializeToString,
+                "Describe": grpc.stream_unary_rpc_method_handler(
+                    self._describe, response_serializer=pb.DescribeResponse.SerializeToString
                 ),
                 # The pipeline's messages are already bytes: no serializer.
-                "StreamBatches": grpc.unary_stream_rpc_method_handler(
-                    self._stream_batches, request_deserializer=pb.StreamBatchesRequest.FromString
-                ),
+                "StreamBatches": grpc.stream_stream_rpc_method_handler(self._stream_batches),
             },
         )
 
-    def _describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:
+    def _describe(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.DescribeResponse:
+        try:
+            place = self._describes.admit(self._identity(context, dict(context.invocation_metadata())))
+        except LoaderError as error:
+            self._refuse(error, context)
+        # gRPC keeps an answer until its client takes it: that is when the place is free again.
+        place.until_the_end_of(context)
+        self._reader.read(pb.DescribeRequest, requests, context)
         name = "" if self._shared_memory is None else self._shared_memory.name
         return describe(self._pipeline, self._limits, name)
 
-    def _stream_batches(self, request: pb.StreamBatchesRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _stream_batches(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
             if self._draining.is_set():
                 raise ServiceUnavailableError("this replica is shutting down; ask another")
-            steps = step_range(request, self._pipeline, self._limits)
             metadata = dict(context.invocation_metadata())
-            with (
-                self._streams.admit(self._identity(context, metadata)),
-                self._metrics.active_streams.track_inprogress(),
-            ):
+            with self._streams.admit(self._identity(context, metadata)):
+                request = self._reader.read(pb.StreamBatchesRequest, requests, context)
+                steps = step_range(request, self._pipeline, self._limits)
                 client = str(metadata.get("client-id", context.peer()))[:64]
                 messages = self._pipeline.messages(
                     steps, client, slots=self._slots(metadata), is_wanted=context.is_active
                 )
-                yield from self._counted(messages, self._metrics.images.labels(steps.split, steps.view), context)
+                with self._metrics.active_streams.track_inprogress():
+                    yield from self._counted(messages, self._metrics.images.labels(steps.split, steps.view), context)
             log.debug("served %d steps", steps.last_step - steps.first_step, extra={"client": client})
         except LoaderError as error:
-            code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
-            self._metrics.errors.labels(code.name).inc()
-            # A client that has left needs no answer, and its operator no warning.
-            level = logging.WARNING if context.is_active() else logging.DEBUG
-            extra = {"peer": context.peer(), "code": code.name}
-            log.log(level, "stream ended: %s: %s", code.name, error, extra=extra)
-            if isinstance(error, OverloadedError):
-                context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
-            context.abort(code, str(error))
+            self._refuse(error, context)
+
+    def _refuse(self, error: LoaderError, context: grpc.ServicerContext) -> NoReturn:
+        """Ends a call with the status that ``error`` stands for."""
+        code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
+        self._metrics.errors.labels(code.name).inc()
+        # A client that has left needs no answer, and its operator no warning.
+        level = logging.WARNING if context.is_active() else logging.DEBUG
+        log.log(level, "call ended: %s: %s", code.name, error, extra={"peer": context.peer(), "code": code.name})
+        if isinstance(error, OverloadedError):
+            context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
+        context.abort(code, str(error))
 
     def _slots(self, metadata: dict[str, str | bytes]) -> SlotPool | None:
         """The slots of the session that a request names. Raises ServiceUnavailableError when it has ended."""
@@ -240,7 +252,7 @@ class LoaderServer:
         """Who is asking, as limits count them: the token's holder, or the host whatever its connections."""
         if self._tokens is not None:
             return self._tokens.identify(str(metadata.get("authorization"))) or ""
-        return context.peer().rpartition(":")[0]
+        return host_of(context)
 
     def _count_refusal(self) -> None:
         self._metrics.errors.labels(grpc.StatusCode.UNAUTHENTICATED.name).inc()
@@ -259,49 +271,3 @@ def _check_address(address: str) -> None:
             probe.bind((host, int(port)))
     except (OSError, OverflowError) as error:
         raise ServiceUnavailableError(f"{address}: cannot listen there: {error}") from None
-
-
-class _Admission:
-    """Counts open streams, of each identity and of all, and refuses those over the limits."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._open: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def admit(self, identity: str) -> "_Admitted":
-        """Admits one stream until the returned context ends. Raises OverloadedError when a limit is reached."""
-        with self._lock:
-            total, own = sum(self._open.values()), self._open.get(identity, 0)
-            if total >= self._limits.max_streams:
-                raise OverloadedError(f"streams: expected at most {self._limits.max_streams} open, found {total}")
-            if own >= self._limits.max_streams_per_identity:
-                raise OverloadedError(
-                    f"streams of one client: expected at most {self._limits.max_streams_per_identity}, found {own}"
-                )
-            self._open[identity] = own + 1
-        return _Admitted(lambda: self._leave(identity))
-
-    @property
-    def num_open(self) -> int:
-        """Streams being served now."""
-        with self._lock:
-            return sum(self._open.values())
-
-    def _leave(self, identity: str) -> None:
-        with self._lock:
-            self._open[identity] -= 1
-            if not self._open[identity]:
-                del self._open[identity]
-
-
-class _Admitted:
-    def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave = leave
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()

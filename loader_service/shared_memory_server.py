@@ -127,7 +127,9 @@ class SharedMemoryServer:
         return self._by_token.get(token)
 
     def close(self) -> None:
-        """Ends all sessions and the thread."""
+        """Ends all sessions and the thread; once."""
+        if not self._thread.is_alive():
+            return
         self._waker.send(b"x")
         self._thread.join()
         for connection in list(self._sessions):

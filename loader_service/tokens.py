@@ -99,8 +99,9 @@ class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         return _REFUSAL
 
 
-def _refuse(request: Any, context: grpc.ServicerContext) -> None:
+def _refuse(requests: Any, context: grpc.ServicerContext) -> None:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected a valid bearer token in the authorization metadata")
 
 
-_REFUSAL = grpc.unary_unary_rpc_method_handler(_refuse)
+# Of streamed requests, whatever the method's are: gRPC would wait for a single one, and for ever.
+_REFUSAL = grpc.stream_unary_rpc_method_handler(_refuse)
