@@ -92,7 +92,7 @@ class Planner:
             begin = step * steps.batch_size + steps.slice_begin
             end = min(step * steps.batch_size + steps.slice_end, num_images)
             begin = min(begin, end)
-            indices = np.arange(begin, end, dtype=np.int64) if order is None else order[begin:end]
+            indices = np.arange(begin, end, dtype=np.int64) if order is None else order[begin:end].astype(np.int64)
             draws = self._draws(indices, steps)
             shifts = colour_shifts(draws.alphas, scales, statistics.eigenvectors, steps.colour_std)
             tops, lefts, mirrors = draws.tops.tolist(), draws.lefts.tolist(), draws.mirrors.tolist()
