@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -169,3 +170,20 @@ def test_a_foreign_shard_of_the_same_size(tmp_path: Path) -> None:
     shard.write_bytes(b"\xff" * shard.stat().st_size)
     with Store(store) as opened, pytest.raises(DamagedRecordError, match="LMDB cannot open it"):
         opened.split("train").read(0)
+
+
+def test_a_shard_that_is_truncated_while_it_is_open(tmp_path: Path) -> None:
+    """To read what is mapped beyond a file's end kills the process; one that is only gone from its folder is whole."""
+    with Store(make_store(tmp_path / "store", num_train=96, num_val=5)) as store:
+        reader = store.split("train")
+        expected = [bytes(reader.read(index)[1]) for index in (0, 40, 80)]
+        truncated, unlinked, replaced = (tmp_path / f"store/shards/train-0000{number}.lmdb" for number in range(3))
+        os.truncate(truncated, 0)
+        unlinked.unlink()
+        (tmp_path / "short").write_bytes(b"another file")
+        (tmp_path / "short").rename(replaced)
+        with pytest.raises(DamagedRecordError, match=r"train-00000\.lmdb: key 3: expected a shard of .*, found 0"):
+            reader.read(3)
+        assert [bytes(reader.read(index)[1]) for index in (40, 80)] == expected[1:]
+        reader.read(95)
+        store.split("val").read(4)
