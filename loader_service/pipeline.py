@@ -16,6 +16,7 @@ from loader_service.augment import PIPELINE_VERSION
 from loader_service.cache import DecodedCache
 from loader_service.crops import CropMaker
 from loader_service.decode import decoder_digest
+from loader_service.errors import ServiceUnavailableError
 from loader_service.jobs import Job, Planner, StepRange
 from loader_service.messages import OutgoingMessage
 from loader_service.metrics import Metrics
@@ -100,7 +101,8 @@ class Pipeline:
         With ``slots``, pixels go into shared memory where they fit; then the stream waits for free slots for as long as
         ``is_wanted()``, and ends early after that.
 
-        Raises DataLossError, naming shard and key, when a stored record is damaged.
+        Raises DataLossError, naming shard and key, when a stored record is damaged, and ServiceUnavailableError when
+        the session of ``slots`` ends: a stream that comes to its own end was complete.
         """
         if slots is not None and slots.slot_bytes < self._planner.images_per_message(steps) * steps.image_bytes:
             slots = None
@@ -118,7 +120,7 @@ class Pipeline:
             if slots is None:
                 yield message
                 continue
-            slot = slots.acquire(is_wanted)
+            slot = _free_slot(slots, is_wanted)
             if slot is None:
                 return
             yield _moved(message, slot)
@@ -144,7 +146,7 @@ class Pipeline:
         ahead: deque[tuple[Slot, Future[Message]]] = deque()
         try:
             for job in jobs:
-                slot = slots.acquire(is_wanted)
+                slot = _free_slot(slots, is_wanted)
                 if slot is None:
                     return
                 ahead.append((slot, self._executor.submit(self._make, job, slot)))
@@ -194,6 +196,15 @@ class Pipeline:
         message = OutgoingMessage(len(pack_header(part)), part.images.size)
         self._crops.fill(job, message.pixels.reshape(shape), part.labels)
         return message.finish(pack_header(part))
+
+
+def _free_slot(slots: SlotPool, is_wanted: Callable[[], bool]) -> Slot | None:
+    """A slot to make a message in; None when nobody wants it any more. Raises ServiceUnavailableError when the session
+    has ended though its reader has not left."""
+    slot = slots.acquire(is_wanted)
+    if slot is None and is_wanted():
+        raise ServiceUnavailableError("the shared-memory session has ended; connect again")
+    return slot
 
 
 def _give_back(slots: SlotPool, slot: Slot, _: Future[Message]) -> None:

@@ -16,6 +16,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ from loader_service.shared_memory_layout import GENERATION, HELLO, RELEASE, SLOT
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_ACCEPT_PAUSE_S = 0.5
+"""After a connection could not be accepted, for want of descriptors say: it is still there, and would be at once."""
 
 
 def is_supported() -> bool:
@@ -53,8 +56,12 @@ class SlotPool:
         self.token = secrets.token_bytes(16)
         self._stride = SLOT_HEADER_BYTES + slot_bytes
         self._descriptor = os.memfd_create("alexnet-loader", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._descriptor, num_slots * self._stride)
-        self._memory = np.frombuffer(mmap.mmap(self._descriptor, num_slots * self._stride), np.uint8)
+        try:
+            os.ftruncate(self._descriptor, num_slots * self._stride)
+            self._memory = np.frombuffer(mmap.mmap(self._descriptor, num_slots * self._stride), np.uint8)
+        except OSError:
+            os.close(self._descriptor)
+            raise
         self._generations = [0] * (num_slots + 1)
         self._free = list(range(num_slots, 0, -1))
         self._changed = threading.Condition()
@@ -111,6 +118,8 @@ class SharedMemoryServer:
         self._sessions: dict[socket.socket, SlotPool] = {}
         self._by_token: dict[str, SlotPool] = {}
         self._received: dict[socket.socket, bytes] = {}
+        self._accepts_at: float | None = None
+        """When connections are accepted again; None: now."""
         self._selector = selectors.DefaultSelector()
         self._wake, self._waker = socket.socketpair()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -140,7 +149,10 @@ class SharedMemoryServer:
 
     def _run(self) -> None:
         while True:
-            for key, _ in self._selector.select():
+            if self._accepts_at is not None and time.monotonic() >= self._accepts_at:
+                self._accepts_at = None
+                self._selector.register(self._listener, selectors.EVENT_READ)
+            for key, _ in self._selector.select(None if self._accepts_at is None else _ACCEPT_PAUSE_S):
                 if key.fileobj is self._wake:
                     return
                 if key.fileobj is self._listener:
@@ -152,7 +164,12 @@ class SharedMemoryServer:
     def _admit(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.warning("a shared-memory client could not be let in: %s", error)
+            self._selector.unregister(self._listener)
+            self._accepts_at = time.monotonic() + _ACCEPT_PAUSE_S
             return
         uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
         if uid not in (os.getuid(), 0) or len(self._sessions) >= self._max_sessions:
