@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -81,6 +82,7 @@ class LoaderServer:
         shared_memory: bool = True,
         max_connection_age_s: float | None = None,
     ) -> None:
+        _check_address(address)
         self._pipeline = pipeline
         self._limits = limits
         self._streams = Admission("streams", total=limits.max_streams, per_identity=limits.max_streams_per_identity)
@@ -110,15 +112,9 @@ class LoaderServer:
             # No grace: calls under way are finished, the client's next ones come over a new connection.
             options.append(("grpc.max_connection_age_ms", int(max_connection_age_s * 1000)))
         self._server = grpc.server(self._executor, interceptors=interceptors, options=options)
-        self._shared_memory: SharedMemoryServer | None = None
-        if shared_memory and is_supported():
-            self._shared_memory = SharedMemoryServer(
-                num_slots=pipeline.num_slots, slot_bytes=pipeline.message_bytes, max_sessions=limits.max_streams
-            )
         self._server.add_generic_rpc_handlers((self._health.handlers(), self._handlers()))
         if reflection:
             self._server.add_generic_rpc_handlers((reflection_handlers((SERVICE, HEALTH_SERVICE)),))
-        _check_address(address)
         try:
             if credentials is None:
                 self.port = self._server.add_insecure_port(address)
@@ -126,6 +122,12 @@ class LoaderServer:
                 self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
             raise ServiceUnavailableError(f"{address}: cannot listen there (in use, or not an address)") from None
+        # Last, since it has a thread and sockets that must be closed.
+        self._shared_memory: SharedMemoryServer | None = None
+        if shared_memory and is_supported():
+            self._shared_memory = SharedMemoryServer(
+                num_slots=pipeline.num_slots, slot_bytes=pipeline.message_bytes, max_sessions=limits.max_streams
+            )
 
     def __enter__(self) -> Self:
         self.start()
@@ -259,15 +261,26 @@ class LoaderServer:
 
 
 def _check_address(address: str) -> None:
-    """Raises ServiceUnavailableError when ``host:port`` cannot be listened on: gRPC would say so in lines of its own,
-    and not why."""
-    if address.startswith("unix:"):
-        return
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    """Raises ServiceUnavailableError when ``address`` cannot be listened on: gRPC would say so in lines of its own, and
+    not why; and a Unix socket that another process listens on it would take over without a word."""
     try:
+        if address.startswith("unix:"):
+            _check_unix_socket(address.removeprefix("unix:").removeprefix("//"))
+            return
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, int(port)))
     except (OSError, OverflowError) as error:
         raise ServiceUnavailableError(f"{address}: cannot listen there: {error}") from None
+
+
+def _check_unix_socket(path: str) -> None:
+    """Raises OSError when somebody answers at ``path``. What a process that died has left there may be replaced."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # where too many wait to be let in, somebody listens too
+        with suppress(FileNotFoundError, ConnectionRefusedError):
+            with suppress(BlockingIOError):
+                probe.connect(path)
+            raise OSError("in use")
