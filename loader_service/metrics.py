@@ -1,9 +1,11 @@
 """What the service counts, for Prometheus, and the port it is read from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from loader_service.cache import DecodedCache
 
@@ -60,14 +62,15 @@ class Metrics:
         for name, text, read in (
             ("alexnet_loader_cache_hits", "Images found decoded.", lambda: cache.hits),
             ("alexnet_loader_cache_misses", "Images not found decoded.", lambda: cache.misses),
-            ("alexnet_loader_cache_bytes", "Decoded images kept.", lambda: cache.size_bytes),
         ):
-            Gauge(name, text, registry=self.registry).set_function(read)
+            self.registry.register(_CountElsewhere(name, text, read))
+        size = Gauge("alexnet_loader_cache_bytes", "Decoded images kept.", registry=self.registry)
+        size.set_function(lambda: cache.size_bytes)
 
     def watch_shared(self, count: Callable[[], float]) -> None:
         """Reads the number of shared messages when asked."""
         text = "Messages made for one client and sent to another too."
-        Gauge("alexnet_loader_shared_messages", text, registry=self.registry).set_function(count)
+        self.registry.register(_CountElsewhere("alexnet_loader_shared_messages", text, count))
 
     def serve(self, host: str, port: int, *, cert: Path | None = None, key: Path | None = None) -> int:
         """Serves ``/metrics`` on a thread of its own until the process ends; returns the port."""
@@ -79,3 +82,13 @@ class Metrics:
             keyfile=str(key) if key else None,
         )
         return int(server.server_port)
+
+
+class _CountElsewhere(Collector):
+    """A counter whose value is kept by another, and read when it is asked for."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def collect(self) -> Iterable[Metric]:
+        return [CounterMetricFamily(self._name, self._text, value=self._read())]

@@ -79,7 +79,7 @@ def step_range(request: pb.StreamBatchesRequest, pipeline: Pipeline, limits: Lim
         last_step=request.last_step,
         slice_begin=slice_begin,
         slice_end=slice_end,
-        colour_std=request.colour_std,
+        colour_std=request.colour_std + 0.0,  # of 0.0 and -0.0, which are equal and give other bits, the former
         colour_scale=COLOUR_SCALES[request.colour_scale],
         pixel_format=PIXEL_FORMATS[request.pixel_format],
     )

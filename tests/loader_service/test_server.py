@@ -1,5 +1,6 @@
 """The server's edges: statuses, limits, damage, health."""
 
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 from loader_service.client import ClientOptions, LoaderClient
 from loader_service.errors import DataLossError, ServiceUnavailableError
+from loader_service.metrics import Metrics
 from loader_service.pipeline import Pipeline, pipeline_version
+from loader_service.requests import step_range
 from loader_service.server import LoaderServer
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
@@ -248,3 +251,29 @@ def test_sound_replica_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
         with LoaderClient([b, a], ClientOptions(lease_steps=1)) as client:
             with client.stream(StreamSpec(batch_size=8)) as stream:
                 assert [batch.step for batch in stream] == list(range(8))
+
+
+def test_both_zeros_are_one_stream(tiny_store: Path) -> None:
+    """They are equal, so clients of the two would share messages; as factors they give other bits."""
+    with Store(tiny_store) as store, Pipeline(store, num_threads=1, message_bytes=1000) as pipeline:
+        request = pb.StreamBatchesRequest(
+            fingerprint=store.fingerprint,
+            pipeline_version=pipeline.version,
+            split="train",
+            view=pb.VIEW_TRAIN,
+            batch_size=10,
+            last_step=1,
+            colour_std=-0.0,
+        )
+        assert math.copysign(1.0, step_range(request, pipeline, LIMITS).colour_std) == 1.0
+
+
+def test_what_only_grows_is_a_counter(tiny_store: Path) -> None:
+    metrics = Metrics()
+    with Store(tiny_store) as store:
+        with Pipeline(store, num_threads=1, message_bytes=1000, cache_bytes=10**6, metrics=metrics):
+            found = {metric.name: metric for metric in metrics.registry.collect()}
+    for name in ("cache_hits", "cache_misses", "shared_messages"):
+        metric = found[f"alexnet_loader_{name}"]
+        assert (metric.type, metric.samples[0].name) == ("counter", f"alexnet_loader_{name}_total")
+    assert found["alexnet_loader_cache_bytes"].type == "gauge"
