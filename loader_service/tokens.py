@@ -15,6 +15,9 @@ from loader_service.errors import AccessError
 
 log = logging.getLogger(__name__)
 
+_Version = tuple[int, int, int]
+"""Of a file: when it was written, its size, its inode."""
+
 _CHECK_INTERVAL_S = 1.0
 _PREFIX = "Bearer "
 _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
@@ -23,16 +26,20 @@ _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 class TokenFile:
     """The tokens that are admitted: one a line; empty lines and lines that start with ``#`` do not count.
 
-    The file is looked at again once a second at most. One that became unreadable or empty keeps the tokens that were
-    read last, and says so in the log: a slip of the hand must not stop every trainer. Raises AccessError when
-    there is no token to begin with.
+    The file is looked at again once a second at most, and read when it has stayed the same for so long: one that is
+    being written must not shut anybody out. One that became unreadable, empty or wrong keeps the tokens that were read
+    last, and says so in the log: a slip of the hand must not stop every trainer. Raises AccessError when there is no
+    token to begin with, or one that cannot be sent.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._checked_at = 0.0
-        self._version: tuple[int, int, int] | None = None
+        self._version: _Version | None = None
+        """Of the file that was read last."""
+        self._seen: _Version | None = None
+        """Of the file that was there when it was last looked at."""
         self._tokens: tuple[bytes, ...] = ()
         self._refresh()
         if not self._tokens:
@@ -61,15 +68,22 @@ class TokenFile:
             try:
                 status = self._path.stat()
                 version = (status.st_mtime_ns, status.st_size, status.st_ino)
-                if version == self._version:
+                is_settled = version == self._seen or time.time() - status.st_mtime >= _CHECK_INTERVAL_S
+                self._seen = version
+                if version == self._version or (self._tokens and not is_settled):
                     return
-                lines = [line.strip() for line in self._path.read_text("utf-8").splitlines()]
+                tokens = _tokens_in(self._path)
             except (OSError, UnicodeDecodeError) as error:
                 if not self._tokens:
                     raise AccessError(f"{self._path}: the tokens cannot be read: {error}") from None
                 log.error("%s: cannot be read (%s); the tokens read before still hold", self._path, error)
                 return
-            tokens = tuple(line.encode() for line in lines if line and not line.startswith("#"))
+            except AccessError as error:
+                if not self._tokens:
+                    raise
+                self._version = version
+                log.error("%s; the tokens read before still hold", error)
+                return
             self._version = version
             if not tokens and self._tokens:
                 log.error("%s: holds no token; the tokens read before still hold", self._path)
@@ -77,6 +91,19 @@ class TokenFile:
             if self._tokens:
                 log.info("%s: read again: %d tokens", self._path, len(tokens))
             self._tokens = tokens
+
+
+def _tokens_in(path: Path) -> tuple[bytes, ...]:
+    """Raises AccessError, without giving it away, for a token that no header can hold."""
+    tokens = []
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+        token = line.strip()
+        if not token or token.startswith("#"):
+            continue
+        if not (token.isascii() and token.isprintable()):
+            raise AccessError(f"{path}: line {number}: expected a token of printable ASCII characters, found others")
+        tokens.append(token.encode())
+    return tuple(tokens)
 
 
 class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
