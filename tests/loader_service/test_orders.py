@@ -58,9 +58,10 @@ def test_each_is_computed_once_however_many_ask(computed: Computed) -> None:
         found = list(readers.map(lambda i: cache.get(100, i % 4, 0), range(64)))
     for i, order in enumerate(found):
         np.testing.assert_array_equal(order, epoch_order(100, i % 4, 0))
+    settle(cache)
     for seed in range(4):
-        settle(cache)
         cache.get(100, seed, 0)
+        settle(cache)
     cache.close()
     assert len(computed.keys) == len(set(computed.keys)) == 8, "four streams, an epoch and the next one each"
 
