@@ -5,6 +5,7 @@ with LoaderClient(["10.0.0.1:7000", "10.0.0.2:7000"]) as client:
         ...
 """
 
+import random
 import time
 import uuid
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from weakref import WeakSet
 from loader_service.addresses import check_target
 from loader_service.arrays import ArrayPool
 from loader_service.assembly import Allocate
-from loader_service.errors import InvalidRequestError, LoaderError, ServiceUnavailableError
+from loader_service.errors import InvalidRequestError, LoaderError, OverloadedError, ServiceUnavailableError
 from loader_service.fetch import Transport
 from loader_service.replica import Replica, Security, expect_same_stream, resolve
 from loader_service.stream import BatchStream
@@ -103,7 +104,7 @@ class LoaderClient:
                 try:
                     with replica.connect() as connection:
                         found[target] = connection.describe(timeout_s)
-                except ServiceUnavailableError as error:
+                except (OverloadedError, ServiceUnavailableError) as error:
                     failures[target] = error
             if found:
                 first_target, self._description = next(iter(found.items()))
@@ -116,7 +117,7 @@ class LoaderClient:
                     f"expected a loader at {','.join(self._targets)}, found none in "
                     f"{self._options.unavailable_timeout_s:g} s: {reasons}"
                 )
-            time.sleep(_RETRY_INTERVAL_S)
+            time.sleep(_RETRY_INTERVAL_S * random.uniform(1.0, 2.0))  # clients refused together come back apart
 
     def num_steps(self, spec: StreamSpec) -> int:
         """Steps of an epoch of ``spec``. Raises InvalidRequestError when there is no such split."""
@@ -181,7 +182,7 @@ class LoaderClient:
         """User and system time that the replicas which answer have used so far, together."""
         total = 0.0
         for replica in self._replicas().values():
-            with replica.connect() as connection, suppress(ServiceUnavailableError):
+            with replica.connect() as connection, suppress(OverloadedError, ServiceUnavailableError):
                 total += connection.describe(_DESCRIBE_TIMEOUT_S).cpu_s
         return total
 
