@@ -4,10 +4,11 @@ import select
 import socket
 import ssl
 import struct
-from contextlib import suppress
 from typing import NamedTuple
 
 import hpack
+
+from loader_service.dial import shut_down
 
 # Numbers of RFC 9113, sections 6 (frame types and their flags) and 6.5.2 (settings).
 DATA, HEADERS, RST_STREAM, _SETTINGS, _PUSH_PROMISE = 0, 1, 3, 4, 5
@@ -20,6 +21,8 @@ _FIRST_WINDOW = 65_535
 _WINDOW_STEP = 2**30
 """Bytes after which the windows are opened again: TCP holds back a fast server, HTTP/2's windows need not."""
 _MAX_CONTROL_BYTES = 2**16
+_REUSE_TIMEOUT_S = 1.0
+"""For the rest of a frame that has begun to come between two calls."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER = struct.Struct(">HBBBI")
 """Length (16 high bits, 8 low bits), type, flags, stream."""
@@ -72,15 +75,17 @@ class Frames:
         return stream
 
     def can_be_used_again(self) -> bool:
-        """Whether a further call can be made: handles what has come since the last."""
+        """Whether a further call can be made: handles what has come since the last. If not, it is to be closed."""
         try:
             readable = select.poll()
             readable.register(self._socket, select.POLLIN)
+            self._socket.settimeout(_REUSE_TIMEOUT_S)
             while not self._is_going_away and (self._is_pending() or readable.poll(0)):
                 frame = self.next()
                 if frame.kind in (GOAWAY, DATA, HEADERS):
                     return False
                 self.handle(frame)
+            self._socket.settimeout(None)
         except (OSError, ProtocolError):
             return False
         return not self._is_going_away
@@ -102,6 +107,8 @@ class Frames:
         """The headers that begin with ``frame``."""
         payload = self.read(frame.size)
         if frame.flags & PADDED:
+            if not payload or payload[0] >= len(payload):
+                raise ProtocolError("more padding than headers")
             payload = payload[1 : len(payload) - payload[0]]
         if frame.flags & _PRIORITY:
             payload = payload[5:]
@@ -114,6 +121,13 @@ class Frames:
             return {str(name): str(value) for name, value in self._decoder.decode(payload)}
         except (hpack.HPACKError, UnicodeDecodeError) as error:
             raise ProtocolError(f"unreadable headers: {error}") from None
+
+    def numbers(self, frame: Frame, count: int) -> tuple[int, ...]:
+        """The ``count`` numbers of 32 bits that the payload of ``frame`` begins with."""
+        payload = self.read(frame.size)
+        if frame.size < 4 * count:
+            raise ProtocolError(f"a frame of type {frame.kind} with {frame.size} bytes")
+        return struct.unpack_from(f">{count}I", payload)
 
     def handle(self, frame: Frame) -> None:
         """Takes note of a frame that belongs to no call, and answers it."""
@@ -150,8 +164,7 @@ class Frames:
 
     def shut_down(self) -> None:
         """Ends what other threads are waiting for; ``close`` is still to come."""
-        with suppress(OSError):  # not connected any more
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS's own would pull its state from under a reader
+        shut_down(self._socket)
 
     def close(self) -> None:
         self._socket.close()

@@ -7,16 +7,17 @@ message. This is only as much of HTTP/2 (RFC 9113) and of gRPC over it (grpc/doc
 one call at a time on a connection, requests that fit one frame, no compression. All else goes through grpcio.
 """
 
-import socket
 import ssl
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self
 from urllib.parse import unquote
 
 import grpc
 
+from loader_service.dial import Halt, connect
 from loader_service.http2 import (
     DATA,
     END_STREAM,
@@ -32,7 +33,8 @@ from loader_service.http2 import (
 _MAX_MESSAGE_BYTES = 2**30
 _HEAD_BYTES = 4096
 """Read of each message first: enough for all but the pixels of a hundred images."""
-_CONNECT_TIMEOUT_S = 3.0
+_PIECE_BYTES = 2**18
+"""Read at once, and then counted as received: on a link that carries 100 kB a second, one in 2.6 seconds."""
 _PREFIX = struct.Struct(">BI")
 """Before a gRPC message: whether it is compressed, and its length."""
 
@@ -63,37 +65,29 @@ class StreamConnection:
 
     def __init__(self, target: str, *, tls: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
         self._target, self._tls = target, tls
-        self._host = "localhost" if target.startswith("unix:") else target.rpartition(":")[0].strip("[]")
-        self._server_name = server_name or self._host
+        host = "localhost" if target.startswith("unix:") else target.rpartition(":")[0].strip("[]")
+        self._server_name = server_name or host
         self._authority = server_name or ("localhost" if target.startswith("unix:") else target)
         self._frames: Frames | None = None
         self._last: StreamCall | None = None
         self._buffer = memoryview(bytearray())
 
     def call(self, path: str, request: bytes, metadata: Sequence[tuple[str, str]]) -> "StreamCall":
-        """Starts a call; raises CallError when the server cannot be reached."""
-        try:
-            if self._frames is not None and not (self._last is not None and self._last.is_complete):
-                self.close()
-            if self._frames is not None and not self._frames.can_be_used_again():
-                self.close()
-            if self._frames is None:
-                self._frames = Frames(self._connect())
-            headers = [
-                (":method", "POST"),
-                (":scheme", "http" if self._tls is None else "https"),
-                (":path", path),
-                (":authority", self._authority),
-                ("te", "trailers"),
-                ("content-type", "application/grpc"),
-                ("user-agent", "alexnet-loader"),
-                *metadata,
-            ]
-            stream = self._frames.request(headers, _PREFIX.pack(0, len(request)) + request)
-        except (OSError, ValueError, ProtocolError) as error:
+        """A call, which starts when it is first iterated over; nothing here waits for the server."""
+        if self._frames is not None and not (self._last is not None and self._last.is_complete):
             self.close()
-            raise CallError(grpc.StatusCode.UNAVAILABLE, f"cannot connect: {error}") from None
-        self._last = StreamCall(self._frames, stream, self._buffer_of)
+        headers = [
+            (":method", "POST"),
+            (":scheme", "http" if self._tls is None else "https"),
+            (":path", path),
+            (":authority", self._authority),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            ("user-agent", "alexnet-loader"),
+            *metadata,
+        ]
+        start = partial(self._start, headers, _PREFIX.pack(0, len(request)) + request)
+        self._last = StreamCall(start, self._buffer_of)
         return self._last
 
     def close(self) -> None:
@@ -102,26 +96,22 @@ class StreamConnection:
             self._frames.close()
         self._frames = self._last = None
 
-    def _connect(self) -> socket.socket:
-        if self._target.startswith("unix:"):
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        else:
-            port = int(self._target.rpartition(":")[2])
-            connection = socket.create_connection((self._host, port), _CONNECT_TIMEOUT_S)
+    def _start(self, headers: list[tuple[str, str]], data: bytes, halt: Halt) -> tuple[Frames, int]:
+        """Sends a request, over a new connection if need be: its frames and stream. Raises CallError."""
         try:
-            connection.settimeout(_CONNECT_TIMEOUT_S)
-            if connection.family == socket.AF_UNIX:
-                connection.connect(self._target.removeprefix("unix:").removeprefix("//"))
-            else:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_hostname=self._server_name)
-            connection.settimeout(None)
-            return connection
-        except BaseException:
-            connection.close()
-            raise
+            if self._frames is not None:
+                halt.guard(self._frames.shut_down)
+                if not self._frames.can_be_used_again():
+                    self._frames.close()
+                    self._frames = None
+            if self._frames is None:
+                self._frames = Frames(connect(self._target, halt, tls=self._tls, server_name=self._server_name))
+            return self._frames, self._frames.request(headers, data)
+        except (OSError, ValueError, ProtocolError) as error:
+            self.close()
+            if halt.is_set:
+                raise CallError(grpc.StatusCode.CANCELLED, "cancelled by the client") from None
+            raise CallError(grpc.StatusCode.UNAVAILABLE, f"cannot connect: {error}") from None
 
     def _buffer_of(self, size: int) -> memoryview:
         """The buffer's first ``size`` bytes; a larger one replaces it."""
@@ -178,17 +168,23 @@ class IncomingMessage:
 
 
 class StreamCall:
-    """A call under way: an iterator of messages, each valid until the next is asked for.
+    """A call: an iterator of messages, each valid until the next is asked for.
 
-    Iterating raises CallError when the call fails; after its last message it ends.
+    Iterating raises CallError when the call fails, or cannot be started; after its last message it ends.
     """
 
-    def __init__(self, frames: "Frames", stream: int, buffer_of: Callable[[int], memoryview]) -> None:
-        self._frames, self._stream, self._buffer_of = frames, stream, buffer_of
+    def __init__(self, start: Callable[[Halt], tuple[Frames, int]], buffer_of: Callable[[int], memoryview]) -> None:
+        self._start, self._buffer_of = start, buffer_of
+        self._frames: Frames
+        self._stream = 0
+        """0: not started."""
         self._message: IncomingMessage | None = None
         self._left = self._padding = 0
-        self._is_cancelled = self._is_past_data = False
+        self._is_past_data = False
+        self._halt = Halt()
         self._ending = threading.Lock()
+        self.num_received = 0
+        """Bytes of messages that have come so far; any thread may look."""
         self.is_complete = False
         """Whether the server has ended the call, so that another can follow on its connection."""
 
@@ -196,6 +192,8 @@ class StreamCall:
         return self
 
     def __next__(self) -> IncomingMessage:
+        if not self._stream:
+            self._frames, self._stream = self._start(self._halt)
         before, self._message = self._message, None
         if before is not None:
             before.skip()
@@ -213,8 +211,7 @@ class StreamCall:
         with self._ending:  # once it has ended, the connection may be another call's
             if self.is_complete:
                 return False
-            self._is_cancelled = True
-            self._frames.shut_down()
+            self._halt.set()
         return True
 
     def _fill_all(self, view: memoryview) -> None:
@@ -227,12 +224,13 @@ class StreamCall:
             while view:
                 if not self._left and not self._find_data():
                     return False
-                count = min(len(view), self._left)
+                count = min(len(view), self._left, _PIECE_BYTES)
                 self._frames.read_into(view[:count])
+                self.num_received += count
                 self._left -= count
                 view = view[count:]
         except (OSError, ProtocolError) as error:
-            if self._is_cancelled:
+            if self._halt.is_set:
                 raise CallError(grpc.StatusCode.CANCELLED, "cancelled by the client") from None
             raise CallError(grpc.StatusCode.UNAVAILABLE, f"connection lost: {error}") from None
         return True
@@ -268,10 +266,10 @@ class StreamCall:
                 if headers.get(":status") != "200":
                     raise CallError(grpc.StatusCode.UNAVAILABLE, f"HTTP status {headers.get(':status')}")
             elif frame.kind == RST_STREAM and frame.stream == self._stream:
-                (code,) = struct.unpack(">I", self._frames.read(frame.size))
+                (code,) = self._frames.numbers(frame, 1)
                 raise CallError(grpc.StatusCode.UNAVAILABLE, f"the server broke the call off (HTTP/2 error {code})")
             elif frame.kind == GOAWAY:
-                last, code = struct.unpack(">II", self._frames.read(frame.size)[:8])
+                last, code = self._frames.numbers(frame, 2)
                 if self._stream > last & LARGEST_WINDOW:
                     raise CallError(
                         grpc.StatusCode.UNAVAILABLE, f"the server takes no more calls (HTTP/2 error {code})"

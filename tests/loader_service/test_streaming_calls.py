@@ -6,6 +6,7 @@ Against grpcio's server, with and without TLS, they run in every other test of a
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,6 +231,10 @@ def test_statuses(tmp_path: Path, trailers: list[tuple[str, str]], code: grpc.St
         (lambda peer, stream: frame(HEADERS, END_HEADERS, stream, b"\xff\xff\xff\xff\xff\xff"), "unreadable headers"),
         (lambda peer, stream: frame(HEADERS, 0, stream, b"") + frame(PING, 0, 0, bytes(8)), "headers that do not end"),
         (lambda peer, stream: frame(SETTINGS, 0, 0, bytes(2**17)), "a frame of type 4 with 131072 bytes"),
+        (lambda peer, stream: frame(RST_STREAM, 0, stream, bytes(2)), "a frame of type 3 with 2 bytes"),
+        (lambda peer, stream: frame(GOAWAY, 0, 0, bytes(4)), "a frame of type 7 with 4 bytes"),
+        (lambda peer, stream: frame(HEADERS, END_HEADERS | PADDED, stream), "more padding than headers"),
+        (lambda peer, stream: frame(HEADERS, END_HEADERS | PADDED, stream, b"\x04123"), "more padding than headers"),
         (lambda peer, stream: frame(5, 0, stream, bytes(4)), "a push that was not allowed"),
         (lambda peer, stream: b"HTTP/1.1 400 Bad Request\r\n\r\n", "connection lost"),
         (
@@ -283,6 +288,59 @@ def test_calls_follow_each_other(tmp_path: Path) -> None:
     assert streams == [1, 3, 1, 3, 1]
 
 
+def test_a_frame_that_does_not_end_between_two_calls(tmp_path: Path) -> None:
+    """It holds the next call up for a moment only, which then takes a new connection."""
+
+    def answer(peer: Peer) -> None:
+        stream, _, _ = peer.request()
+        peer.send(peer.begin(stream), frame(DATA, 0, stream, message(b"x")), peer.end(stream))
+
+    def answer_and_begin(peer: Peer) -> None:
+        answer(peer)
+        peer.send(frame(PING, 0, 0, bytes(8))[:5])
+        sent.set()
+
+    sent = threading.Event()
+    server = Server(tmp_path / "socket", [answer_and_begin, answer])
+    connection = StreamConnection(server.target)
+    assert len(list(connection.call("/service/Call", b"", []))) == 1
+    assert sent.wait(10)
+    assert len(list(connection.call("/service/Call", b"", []))) == 1
+    connection.close()
+    server.join()
+
+
+def test_what_has_come_is_counted_while_a_message_is_on_its_way(tmp_path: Path) -> None:
+    """Slow is not silent: a watcher sees the bytes of a large message arrive."""
+    content = bytes(2**20)
+    half_way, seen = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        stream, _, _ = peer.request()
+        whole = frame(DATA, 0, stream, message(content))
+        peer.send(peer.begin(stream), whole[: len(whole) // 2])
+        half_way.set()
+        assert seen.wait(20)
+        peer.send(whole[len(whole) // 2 :], peer.end(stream))
+
+    server = Server(tmp_path / "socket", [script])
+    connection = StreamConnection(server.target)
+    call = connection.call("/service/Call", b"", [])
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.extend(bytes(incoming.read()) for incoming in call))
+    reader.start()
+    assert half_way.wait(20)
+    deadline = time.monotonic() + 20
+    while call.num_received < len(content) // 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(content) // 4 <= call.num_received <= len(content) // 2
+    seen.set()
+    reader.join(20)
+    assert received == [content]
+    connection.close()
+    server.join()
+
+
 def test_cancel(tmp_path: Path) -> None:
     """From another thread, while the server sends nothing; a call that has ended is not cancelled any more."""
 
@@ -314,5 +372,5 @@ def test_cancel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["unix:/nowhere/socket", "127.0.0.1:1", "no-port"])
 def test_unreachable(target: str) -> None:
     with pytest.raises(CallError, match="cannot connect") as failure:
-        StreamConnection(target).call("/service/Call", b"", [])
+        next(StreamConnection(target).call("/service/Call", b"", []))
     assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
