@@ -53,14 +53,20 @@ class Assembly:
         self._filled = 0
 
     def room_for(self, part: PartHeader) -> memoryview:
-        """Where the part's pixels belong, as bytes. Raises ValueError for a part out of turn, or unlike the others."""
+        """Where the part's pixels belong, as bytes.
+
+        Raises ValueError for a part out of turn, or unlike the others, and TypeError when ``allocate`` made an array
+        that is not what it was asked for.
+        """
         if part.offset != self._filled:
             raise ValueError(f"expected the part at {self._filled}, found the one at {part.offset}")
         num_images, num_crops, *image_shape = part.shape
         if part.offset == 0:
             crops = [num_crops] if num_crops > 1 else []
             size = part.slice_size
-            self._images = self._allocate((size, *crops, *image_shape), part.dtype)
+            shape, dtype = (size, *crops, *image_shape), np.dtype(part.dtype)
+            self._images = self._allocate(shape, part.dtype)
+            _expect_array(self._images, shape, dtype)
             self._labels = np.empty(size, np.int64)
             self._indices = np.empty(size, np.int64)
             self._shifts = np.empty((size, 3), np.float32)
@@ -87,3 +93,13 @@ class Assembly:
             indices=self._indices,
             colour_shifts=self._shifts,
         )
+
+
+def _expect_array(found: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    expected = f"allocate: expected a writable C-contiguous array {dtype} {list(shape)}"
+    if not isinstance(found, np.ndarray):
+        raise TypeError(f"{expected}, found a {type(found).__name__}")
+    if found.shape != shape or found.dtype != dtype:
+        raise TypeError(f"{expected}, found {found.dtype} {list(found.shape)}")
+    if not (found.flags.c_contiguous and found.flags.writeable):
+        raise TypeError(f"{expected}, found one with other flags: {' '.join(str(found.flags).split())}")

@@ -1,6 +1,5 @@
 """One replica's part in a stream: a connection, shared memory if there is any, and ranges of steps as batches."""
 
-import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Literal, Self
@@ -52,7 +51,7 @@ class Fetcher:
             self.session.close()
 
     def fetch(self, *, epoch: int, first_step: int, last_step: int) -> "Fetch":
-        """Asks for steps [first_step, last_step) of ``epoch``. Raises grpc.RpcError when it cannot."""
+        """Will ask for steps [first_step, last_step) of ``epoch`` when iterated over. Raises AccessError."""
         request = request_for(self._spec, self._description, epoch=epoch, first_step=first_step, last_step=last_step)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(
@@ -73,9 +72,10 @@ class Fetcher:
 
 
 class Fetch(Iterator[Batch]):
-    """The batches of one request, in order, and when the replica was last heard from.
+    """The batches of one request, in order, and for how long nothing has come.
 
-    Iterating raises grpc.RpcError when the call fails, and ServiceUnavailableError for an answer that is not sound.
+    Iterating starts the call. It raises grpc.RpcError when that fails, ServiceUnavailableError for an answer that is
+    not sound, and TypeError when ``allocate`` made another array than it was asked for.
     """
 
     def __init__(
@@ -83,7 +83,11 @@ class Fetch(Iterator[Batch]):
     ) -> None:
         self._call, self._assembly, self._session, self._target = call, assembly, session, target
         self._steps = iter(steps)
-        self.heard_at = time.monotonic()
+        self._num_before = self._num_seen = 0
+        self.num_batches = 0
+        """Whole ones that have come."""
+        self.silent_s = 0.0
+        """For how long nothing has come, as far as ``pass_time`` was told."""
         self.is_stalled = False
         """For whoever watches it: whether it was given up."""
 
@@ -96,11 +100,25 @@ class Fetch(Iterator[Batch]):
                 raise StopIteration
             if message is None or step is None:
                 raise ServiceUnavailableError(f"{self._target}: sent fewer or more steps than were asked for")
-            self.heard_at = time.monotonic()
             batch = self._take(message)
         if batch.step != step:
             raise ServiceUnavailableError(f"{self._target}: sent step {batch.step} out of turn")
+        self.num_batches += 1
+        self._num_before = self._call.num_received
         return batch
+
+    @property
+    def num_received(self) -> int:
+        """Bytes that have come of the batch after the whole ones."""
+        return self._call.num_received - self._num_before
+
+    def pass_time(self, seconds: float) -> bool:
+        """Says that so much time has passed; whether anything has come in it. For one watcher, on any thread."""
+        num_received = self._call.num_received
+        has_moved = num_received != self._num_seen
+        self._num_seen = num_received
+        self.silent_s = 0.0 if has_moved else self.silent_s + seconds
+        return has_moved
 
     def cancel(self) -> None:
         """Breaks the call off, from any thread."""

@@ -18,6 +18,8 @@ class Lease:
     started_s: float
     is_repeat: bool = False
     missing: set[int] = field(default_factory=set)
+    is_delivered: bool = False
+    """Whether its replica itself has sent the last of them."""
 
 
 class LeaseBook:
@@ -66,6 +68,7 @@ class LeaseBook:
         pace = (now_s - lease.started_s) / max(finished, 1)
         known = self._step_time_s.get(lease.replica, pace)
         self._step_time_s[lease.replica] = 0.5 * known + 0.5 * pace
+        lease.is_delivered |= position == lease.end - 1
         if position in self._done or position < self._consumed:
             return False
         self._done.add(position)
@@ -79,10 +82,14 @@ class LeaseBook:
         elsewhere = set().union(*(other.missing for other in self._leases)) if self._leases else set()
         self._returned = sorted({*self._returned, *(lease.missing - elsewhere)})
 
-    def lose(self, position: int, replica: str) -> int:
-        """Notes that ``replica`` cannot deliver ``position`` (its copy is damaged); how many replicas cannot."""
-        self._lost.setdefault(position, set()).add(replica)
-        return len(self._lost[position])
+    def lose(self, position: int, replica: str) -> None:
+        """Notes that ``replica`` cannot deliver ``position``: its copy is damaged."""
+        if position >= self._consumed:
+            self._lost.setdefault(position, set()).add(replica)
+
+    def is_lost(self, position: int, replicas: set[str]) -> bool:
+        """Whether none of ``replicas``, of which there are some, can deliver ``position``."""
+        return bool(replicas) and replicas <= self._lost.get(position, set())
 
     def consume(self, position: int) -> None:
         """Notes that the consumer took ``position``; the window moves on."""
@@ -95,8 +102,8 @@ class LeaseBook:
         self._step_time_s.pop(replica, None)
 
     def is_superseded(self, lease: Lease) -> bool:
-        """Whether everything a lease was for has arrived from elsewhere."""
-        return not lease.missing
+        """Whether what a lease was for has arrived and its replica, which was late, is still sending it."""
+        return not lease.missing and not lease.is_delivered
 
     @property
     def is_finished(self) -> bool:

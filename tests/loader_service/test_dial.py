@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import grpc
 import pytest
 
 from loader_service.dial import Halt, connect
+from loader_service.streaming_calls import CallError, StreamConnection
 
 
 @contextmanager
@@ -84,3 +86,15 @@ def test_by_name() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with connect(f"localhost:{listener.getsockname()[1]}", Halt(), tls=None, server_name="localhost") as connection:
             assert connection.gettimeout() is None
+
+
+def test_a_call_that_is_cancelled_while_it_connects() -> None:
+    with deaf_listener() as port:
+        connection = StreamConnection(f"127.0.0.1:{port}")
+        call = connection.call("/service/Call", b"", [])
+        timer = threading.Timer(0.3, call.cancel)
+        timer.start()
+        with pytest.raises(CallError) as failure:
+            next(call)
+        assert failure.value.code() == grpc.StatusCode.CANCELLED
+        timer.join()

@@ -127,7 +127,10 @@ def test_damaged_everywhere_but_one() -> None:
     book = LeaseBook(num_positions=4, steps_per_epoch=4, first_step=0, window=4, lease_size=1)
     lease = book.next_lease("a", 0.0)
     assert lease is not None
-    assert book.lose(lease.begin, "a") == 1
+    book.lose(lease.begin, "a")
+    assert book.is_lost(lease.begin, {"a"})
+    assert not book.is_lost(lease.begin, {"a", "b"})
+    assert not book.is_lost(lease.begin, set())
     book.end(lease)
     other = book.next_lease("a", 0.0)
     assert other is not None
@@ -135,3 +138,17 @@ def test_damaged_everywhere_but_one() -> None:
     again = book.next_lease("b", 0.0)
     assert again is not None
     assert again.begin == 0
+
+
+def test_a_call_that_has_sent_its_last_step_is_not_superseded() -> None:
+    """Only its status is still to come; what another has delivered instead is another matter."""
+    book = LeaseBook(num_positions=4, steps_per_epoch=4, first_step=0, window=4, lease_size=1)
+    own = book.next_lease("a", 0.0)
+    late = book.next_lease("b", 0.0)
+    assert own is not None
+    assert late is not None
+    assert book.complete(own.begin, own, 1.0)
+    assert not book.is_superseded(own)
+    assert not book.is_superseded(late)
+    assert book.complete(late.begin, own, 1.0)
+    assert book.is_superseded(late)

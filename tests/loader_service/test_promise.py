@@ -7,13 +7,15 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from loader_service.client import ClientOptions, LoaderClient
 from loader_service.digest import StreamDigest
 from loader_service.errors import ServiceUnavailableError
-from loader_service.stream import BatchStream
 from loader_service.wire import StreamSpec
 from tests.processes import LoaderProcess, free_port, loader_processes
 from tests.stores import make_store
@@ -195,18 +197,26 @@ def test_sigterm_lets_streams_finish(store: Path) -> None:
 def test_failures_do_not_keep_a_stream_alive(store: Path) -> None:
     """A stream that has ended is freed with its arrays, though calls failed, without the garbage collector's help."""
 
-    def read(replicas: list[LoaderProcess]) -> "weakref.ref[BatchStream]":
+    arrays: list[weakref.ref[npt.NDArray[Any]]] = []
+
+    def allocate(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+        array = np.empty(shape, dtype)
+        arrays.append(weakref.ref(array))
+        return array
+
+    def read(replicas: list[LoaderProcess]) -> None:
         options = ClientOptions(stall_timeout_s=1.0, unavailable_timeout_s=20.0)
-        with LoaderClient([replica.target for replica in replicas], options) as client, client.stream(SPEC) as stream:
-            for number, _ in enumerate(stream):
-                if number == 10:
-                    replicas[0].send(signal.SIGKILL)
-            return weakref.ref(stream)
+        with LoaderClient([replica.target for replica in replicas], options) as client:
+            with client.stream(SPEC, allocate=allocate) as stream:
+                for number, _ in enumerate(stream):
+                    if number == 10:
+                        replicas[0].send(signal.SIGKILL)
 
     gc.collect()
     gc.disable()
     try:
         with loader_processes(store, 2) as replicas:
-            assert read(replicas)() is None
+            read(replicas)
+            assert [array for array in arrays if array() is not None] == []
     finally:
         gc.enable()
