@@ -136,7 +136,7 @@ def test_a_name_service_that_fails(tiny_store: Path, monkeypatch: pytest.MonkeyP
             is_over.wait(60)
         return ["127.0.0.1"]
 
-    options = ClientOptions(stall_timeout_s=1.0, resolve_interval_s=0.1, transport="grpc", unavailable_timeout_s=20.0)
+    options = ClientOptions(stall_timeout_s=1.0, resolve_interval_s=0.1, transport="grpc", unavailable_timeout_s=10.0)
     with serving(tiny_store) as target, relaying(target) as relay, name_service(monkeypatch, answer):
         with LoaderClient([f"dns:loaders.test:{relay.port}"], options) as client:
             with client.stream(SPEC, num_epochs=None) as stream:
