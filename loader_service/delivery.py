@@ -17,9 +17,6 @@ from loader_service.leases import Lease, LeaseBook
 from loader_service.wire import Batch
 
 _IDLE_WAIT_S = 0.05
-_WAIT_S = 1.0
-_MAX_WAIT_S = 1.5
-"""What a wait of that length counts for at most: while this process was stopped, nobody kept it waiting."""
 
 
 class Delivery:
@@ -69,8 +66,10 @@ class Delivery:
                     return None
                 self._raise_failure(silence_s)
                 asked_at = time.monotonic()
-                self._arrived.wait(min(self._unavailable_timeout_s - silence_s, _WAIT_S))
-                silence_s += min(time.monotonic() - asked_at, _MAX_WAIT_S)
+                wait_s = min(self._unavailable_timeout_s - silence_s, self._unavailable_timeout_s / 4, 1.0)
+                self._arrived.wait(wait_s)
+                # No more than was waited for: while this process was stopped, nobody kept it waiting.
+                silence_s += min(time.monotonic() - asked_at, wait_s)
                 if num_arrivals != self._num_arrivals:
                     silence_s, num_arrivals = 0.0, self._num_arrivals
             batch = self._ready.pop(self._position)
