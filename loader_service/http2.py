@@ -4,6 +4,7 @@ import select
 import socket
 import ssl
 import struct
+import time
 from typing import NamedTuple
 
 import hpack
@@ -23,6 +24,9 @@ _WINDOW_STEP = 2**30
 _MAX_CONTROL_BYTES = 2**16
 _REUSE_TIMEOUT_S = 1.0
 """For the rest of a frame that has begun to come between two calls."""
+_FIRST_PIECE_BYTES, _LARGEST_PIECE_BYTES = 2**18, 2**23
+_SHORT_S, _LONG_S = 0.05, 0.5
+"""Time for a piece after which the next may be twice as large, or is to be small again."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER = struct.Struct(">HBBBI")
 """Length (16 high bits, 8 low bits), type, flags, stream."""
@@ -53,6 +57,7 @@ class Frames:
         self._encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
         self._next_stream = 1
         self._num_received = {0: 0}
+        self._piece_bytes = _FIRST_PIECE_BYTES
         self._is_going_away = False
         settings = {_ENABLE_PUSH: 0, _INITIAL_WINDOW_SIZE: LARGEST_WINDOW, _MAX_FRAME_SIZE: _LARGEST_FRAME}
         try:
@@ -161,6 +166,22 @@ class Frames:
             if not count:
                 raise ConnectionError("the server closed it")
             view = view[count:]
+
+    def read_piece_into(self, view: memoryview) -> int:
+        """Fills ``view``, or on a slow connection its beginning; how many bytes that is.
+
+        One system call for a message is the fastest, but who waits in it cannot say that bytes are coming. So pieces
+        begin small, and grow while they come quickly: at 100 kB a second, one comes in 2.6 seconds.
+        """
+        view = view[: self._piece_bytes]
+        started = time.monotonic()
+        self.read_into(view)
+        took_s = time.monotonic() - started
+        if took_s > _LONG_S:
+            self._piece_bytes = _FIRST_PIECE_BYTES
+        elif took_s < _SHORT_S and len(view) == self._piece_bytes:
+            self._piece_bytes = min(2 * self._piece_bytes, _LARGEST_PIECE_BYTES)
+        return len(view)
 
     def shut_down(self) -> None:
         """Ends what other threads are waiting for; ``close`` is still to come."""

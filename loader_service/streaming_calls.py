@@ -33,8 +33,6 @@ from loader_service.http2 import (
 _MAX_MESSAGE_BYTES = 2**30
 _HEAD_BYTES = 4096
 """Read of each message first: enough for all but the pixels of a hundred images."""
-_PIECE_BYTES = 2**18
-"""Read at once, and then counted as received: on a link that carries 100 kB a second, one in 2.6 seconds."""
 _PREFIX = struct.Struct(">BI")
 """Before a gRPC message: whether it is compressed, and its length."""
 
@@ -224,8 +222,7 @@ class StreamCall:
             while view:
                 if not self._left and not self._find_data():
                     return False
-                count = min(len(view), self._left, _PIECE_BYTES)
-                self._frames.read_into(view[:count])
+                count = self._frames.read_piece_into(view[: self._left])
                 self.num_received += count
                 self._left -= count
                 view = view[count:]
