@@ -104,6 +104,7 @@ class StreamConnection:
                     self._frames = None
             if self._frames is None:
                 self._frames = Frames(connect(self._target, halt, tls=self._tls, server_name=self._server_name))
+                halt.guard(self._frames.shut_down)  # set before a socket begins to connect, it would not be seen
             return self._frames, self._frames.request(headers, data)
         except (OSError, ValueError, ProtocolError) as error:
             self.close()
