@@ -174,8 +174,8 @@ class Connection:
             raise ServiceUnavailableError(f"{self.target}: expected status SERVING, found another: it is draining")
 
     def stream_batches(self, request: pb.StreamBatchesRequest, session_token: str | None = None) -> StreamCall:
-        """Starts a call, with pixels in the shared memory of a session if one is named. Starting it and iterating over
-        it raise grpc.RpcError, for ``translate``; a message is valid until the next one is asked for."""
+        """A call, which starts when it is first iterated over; that raises grpc.RpcError, for ``translate``. Pixels are
+        in the shared memory of a session if one is named. A message is valid until the next one is asked for."""
         session = () if session_token is None else (("shared-memory-session", session_token),)
         return self._streams.call(
             _SERVICE + "StreamBatches", request.SerializeToString(), (*self._metadata(), *session)

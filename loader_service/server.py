@@ -158,7 +158,7 @@ class LoaderServer:
                 self._shared_memory.close()  # ends the waits for slots that clients will not give back any more
             ended = self._server.stop(0)
             self._wait_for_streams(ended, _CANCEL_S)
-            self._executor.shutdown(wait=False)
+            threading.Thread(target=_end_after, args=(ended, self._executor), daemon=True).start()
             self._reader.close()
 
     def _drain(self, grace_s: float) -> None:
@@ -258,6 +258,13 @@ class LoaderServer:
 
     def _count_refusal(self) -> None:
         self._metrics.errors.labels(grpc.StatusCode.UNAUTHENTICATED.name).inc()
+
+
+def _end_after(ended: threading.Event, executor: ThreadPoolExecutor) -> None:
+    """Ends the threads of calls. Not before gRPC's own end: it may still have a call to hand out that came just before,
+    and its thread dies when it cannot."""
+    ended.wait()
+    executor.shutdown(wait=False)
 
 
 def _check_address(address: str) -> None:

@@ -8,7 +8,6 @@ from typing import Self
 
 from loader_service.assembly import Allocate
 from loader_service.delivery import Delivery
-from loader_service.errors import LoaderError
 from loader_service.fetch import Transport
 from loader_service.leases import LeaseBook
 from loader_service.prefetch import Prefetch
@@ -99,8 +98,3 @@ class BatchStream(Iterator[Batch]):
         Batches already taken stay valid.
         """
         self._prefetch.close()
-
-    @property
-    def _failures(self) -> dict[str, LoaderError]:
-        """Of replicas that have not delivered since, by address."""
-        return self._delivery.failures

@@ -308,7 +308,7 @@ def test_a_new_replica_behind_a_balancer_gets_work(tiny_store: Path) -> None:
                     assert time.monotonic() < deadline, "the new replica got no work"
                     digests[0].add(next(stream))
                     time.sleep(0.02)
-                assert not stream._failures
+                assert not stream._delivery.failures
         with LoaderClient([replicas[0].target]) as client, client.stream(spec, num_epochs=None) as stream:
             while digests[1].num_images < digests[0].num_images:
                 digests[1].add(next(stream))
