@@ -120,6 +120,7 @@ class SharedMemoryServer:
         self._received: dict[socket.socket, bytes] = {}
         self._accepts_at: float | None = None
         """When connections are accepted again; None: now."""
+        self._closing = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._wake, self._waker = socket.socketpair()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -136,16 +137,17 @@ class SharedMemoryServer:
         return self._by_token.get(token)
 
     def close(self) -> None:
-        """Ends all sessions and the thread; once."""
-        if not self._thread.is_alive():
-            return
-        self._waker.send(b"x")
-        self._thread.join()
-        for connection in list(self._sessions):
-            self._end(connection)
-        for end in (self._listener, self._wake, self._waker):
-            end.close()
-        self._selector.close()
+        """Ends all sessions and the thread; once, whoever calls it."""
+        with self._closing:
+            if not self._thread.is_alive():
+                return
+            self._waker.send(b"x")
+            self._thread.join()
+            for connection in list(self._sessions):
+                self._end(connection)
+            for end in (self._listener, self._wake, self._waker):
+                end.close()
+            self._selector.close()
 
     def _run(self) -> None:
         while True:
