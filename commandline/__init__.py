@@ -9,7 +9,7 @@ function that takes it; :func:`run_program` does the rest. Every option is decla
         threads: int = field(default=2, metadata=option("decode threads"))
 """
 
-from commandline.options import Command, option, run_program
+from commandline.options import Command, one_line, option, run_program
 from commandline.progress import Progress, write_line
 
-__all__ = ["Command", "Progress", "option", "run_program", "write_line"]
+__all__ = ["Command", "Progress", "one_line", "option", "run_program", "write_line"]

@@ -92,7 +92,7 @@ def run_program(
     except Exception as error:
         if not isinstance(error, (*user_errors, OSError)):
             raise
-        return _fail(prog, command.name, _one_line(error), EXIT_FAILED)
+        return _fail(prog, command.name, one_line(error), EXIT_FAILED)
 
 
 def parse_size(text: str) -> int:
@@ -110,7 +110,8 @@ def _fail(prog: str, command: str, message: str, code: int) -> int:
     return code
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, or else its type, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -172,7 +173,7 @@ def _build_config(command: Command, given: dict[str, Any]) -> Any:
     try:
         return command.config(**values)
     except ValueError as error:
-        raise UsageError(_one_line(error)) from None
+        raise UsageError(one_line(error)) from None
 
 
 def _read_toml(path: Path, command: Command) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def _read_toml(path: Path, command: Command) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"--config {path}: {_one_line(error)}") from None
+        raise UsageError(f"--config {path}: {one_line(error)}") from None
     table = document.get(command.name, {k: v for k, v in document.items() if not isinstance(v, dict)})
     if not isinstance(table, dict):
         raise UsageError(f"--config {path}: expected a table [{command.name}], found {table!r}")
@@ -195,7 +196,7 @@ def _read_toml(path: Path, command: Command) -> dict[str, Any]:
         try:
             values[name] = _from_toml(name, kind, many, value)
         except (argparse.ArgumentTypeError, TypeError, ValueError) as error:
-            raise UsageError(f"--config {path}: {key}: {_one_line(error)}") from None
+            raise UsageError(f"--config {path}: {key}: {one_line(error)}") from None
     return values
 
 
@@ -248,7 +249,7 @@ def _scalar_parser(name: str, kind: Any) -> Callable[[str], Any]:
         try:
             return parser(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(_one_line(error)) from None
+            raise argparse.ArgumentTypeError(one_line(error)) from None
 
     return parse
 

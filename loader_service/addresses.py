@@ -1,6 +1,8 @@
 """Addresses as options give them: ``HOST:PORT``, ``unix:PATH``, and ``dns:NAME:PORT`` for all of a name's addresses."""
 
 import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _UNIX, _DNS = "unix:", "dns:"
 MAX_PORT = 65535
@@ -51,3 +53,12 @@ def is_loopback(address: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """Puts the name of the option that an address was given for before the ValueErrors of checks within."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None

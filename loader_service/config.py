@@ -6,7 +6,7 @@ from typing import Literal
 
 from commandline import option
 from commandline.logs import LogFormat
-from loader_service.addresses import MAX_PORT, check_listen, host_and_port, is_loopback
+from loader_service.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
 from loader_service.connect import ConnectConfig
 from loader_service.wire import Limits, StreamSpec, View, check_epoch
 
@@ -110,7 +110,8 @@ class ServeConfig:
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
         _check_ranges(self)
-        _check_address("--listen", self.listen)
+        with named("--listen"):
+            check_listen(self.listen)
         if not is_loopback(self.listen) and self.tls_cert is None and not self.insecure:
             raise ValueError(
                 f"--listen {self.listen}: expected a loopback address, or --tls-cert and --tls-key, "
@@ -119,7 +120,8 @@ class ServeConfig:
         if self.metrics_listen is not None:
             if self.metrics_listen.startswith("unix:"):
                 raise ValueError(f"--metrics-listen: expected HOST:PORT, found {self.metrics_listen!r}")
-            _check_address("--metrics-listen", self.metrics_listen)
+            with named("--metrics-listen"):
+                check_listen(self.metrics_listen)
             if not is_loopback(self.metrics_listen) and self.tls_cert is None and not self.metrics_insecure:
                 raise ValueError(
                     f"--metrics-listen {self.metrics_listen}: expected a loopback address, or --tls-cert and "
@@ -236,10 +238,3 @@ def _check_ranges(config: object) -> None:
         found = getattr(config, name, least)
         if not least <= found <= most:
             raise ValueError(f"--{name.replace('_', '-')}: expected {least:g} to {most:,.0f}, found {found}")
-
-
-def _check_address(name: str, address: str) -> None:
-    try:
-        check_listen(address)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None

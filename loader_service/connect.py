@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from commandline import option
-from loader_service.addresses import check_target
+from loader_service.addresses import check_target, named
 from loader_service.client import ClientOptions
 from loader_service.fetch import Transport
 from loader_service.replica import Security
@@ -61,8 +61,6 @@ class ConnectConfig:
         """Raises ValueError when there is no loader to ask, or something that is no address."""
         if not self.target:
             raise ValueError("--target: expected at least one HOST:PORT, found none")
-        for target in self.target:
-            try:
+        with named("--target"):
+            for target in self.target:
                 check_target(target)
-            except ValueError as error:
-                raise ValueError(f"--target: {error}") from None

@@ -51,7 +51,8 @@ class Fetcher:
             self.session.close()
 
     def fetch(self, *, epoch: int, first_step: int, last_step: int) -> "Fetch":
-        """Will ask for steps [first_step, last_step) of ``epoch`` when iterated over. Raises AccessError."""
+        """Will ask for steps [first_step, last_step) of ``epoch`` when iterated over. Raises ServiceUnavailableError
+        when the file of the token cannot be read now."""
         request = request_for(self._spec, self._description, epoch=epoch, first_step=first_step, last_step=last_step)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(

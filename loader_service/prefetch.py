@@ -107,9 +107,8 @@ class Prefetch:
         """Fetches leases from one replica until the stream ends; after a failure, backs off and connects anew."""
         backoff_s = 0.0
         try:
-            while self._delivery.pause(
-                backoff_s * random.uniform(0.5, 1.0)
-            ):  # clients cut off together come back apart
+            # Clients that were cut off together come back apart.
+            while self._delivery.pause(backoff_s * random.uniform(0.5, 1.0)):
                 connected_at = time.monotonic()
                 try:
                     with replica.connect() as connection:

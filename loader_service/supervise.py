@@ -13,6 +13,8 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
+from commandline import one_line
+from commandline.options import EXIT_FAILED
 from commandline.stopping import StopRequests
 
 log = logging.getLogger(__name__)
@@ -162,8 +164,8 @@ def _run_child(
     try:
         code = run(config, on_ready)
     except user_errors as error:
-        log.error("%s", " ".join(str(error).split()))
-        code = 1
+        log.error("%s", one_line(error))
+        code = EXIT_FAILED
     os._exit(code)
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from commandline import one_line
+
 # Of one image. At four bytes each they take 320 MB, and twice that while CMYK becomes RGB: a worker stays under 700 MB.
 DEFAULT_MAX_PIXELS = 80_000_000
 # PIL refuses more by itself.
@@ -62,7 +64,7 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):
             raise UnusableImageError(f"expected an image ({', '.join(FORMATS)}), found {_describe(content)}") from None
-        raise UnusableImageError(f"damaged: {_one_line(error)}") from None
+        raise UnusableImageError(f"damaged: {one_line(error)}") from None
     width, height = image.size
     if width * height > max_pixels:
         raise UnusableImageError(
@@ -78,7 +80,7 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
     except MemoryError:
         raise
     except Exception as error:
-        raise UnusableImageError(f"damaged: {_one_line(error)}") from None
+        raise UnusableImageError(f"damaged: {one_line(error)}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -97,7 +99,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _describe(content: bytes) -> str:
     start = content[:16]
     return f"bytes that begin with {start!r}" if start.isascii() else f"bytes that begin with {start.hex(' ')}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

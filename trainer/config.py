@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from commandline import option
-from loader_service.addresses import host_and_port, is_loopback
+from loader_service.addresses import host_and_port, is_loopback, named
 from loader_service.connect import ConnectConfig
 from loader_service.wire import StreamSpec, View
 from trainer.architecture import Ablation, resolve
@@ -121,10 +121,8 @@ class TrainConfig(ConnectConfig):
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
         if self.metrics_listen is not None:
-            try:
+            with named("--metrics-listen"):
                 host_and_port(self.metrics_listen, lowest_port=0)
-            except ValueError as error:
-                raise ValueError(f"--metrics-listen: {error}") from None
             if not is_loopback(self.metrics_listen) and not self.metrics_insecure:
                 raise ValueError(
                     f"--metrics-listen {self.metrics_listen}: expected a loopback address, or --metrics-insecure to "

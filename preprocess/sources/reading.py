@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from commandline import one_line
 from preprocess.errors import SourceError
 from preprocess.sources.listing import ImageEntry, ImageList
 from preprocess.sources.parquet import read_rows
@@ -65,8 +66,7 @@ def _read(storage: Storage, entry: ImageEntry) -> bytes | UnreadableImageError:
                 raise
             failure = error
     where = f"{storage.root}/{entry.container or entry.name.decode('utf-8', 'backslashreplace')}"
-    reason = " ".join(str(failure).split()) or type(failure).__name__
-    raise SourceError(f"{where}: cannot be read after {_REMOTE_ATTEMPTS} attempts: {reason}") from None
+    raise SourceError(f"{where}: cannot be read after {_REMOTE_ATTEMPTS} attempts: {one_line(failure)}") from None
 
 
 def _read_once(storage: Storage, entry: ImageEntry) -> bytes | UnreadableImageError:
