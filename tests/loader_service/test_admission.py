@@ -24,6 +24,7 @@ from loader_service.v1 import loader_pb2_grpc
 from loader_service.wire import Limits
 from preprocess.store import Store
 from tests.conftest import LIMITS
+from tests.stubs import request_of
 
 DESCRIBE = "/loader_service.v1.LoaderService/Describe"
 STREAM = "/loader_service.v1.LoaderService/StreamBatches"
@@ -107,14 +108,7 @@ def wait_for(code: grpc.StatusCode, call: Callable[[], Any]) -> None:
 def one_step(server: LoaderServer, channel: grpc.Channel) -> None:
     stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
     description = stub.Describe(pb.DescribeRequest(), timeout=20)
-    request = pb.StreamBatchesRequest(
-        fingerprint=description.fingerprint,
-        pipeline_version=description.pipeline_version,
-        split="train",
-        view=pb.VIEW_CENTRE,
-        batch_size=10,
-        last_step=1,
-    )
+    request = request_of(description, split="train", view=pb.VIEW_CENTRE, batch_size=10, last_step=1)
     assert sum(part.num_images for part in stub.StreamBatches(request, timeout=20)) == 10
 
 

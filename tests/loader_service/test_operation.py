@@ -71,6 +71,27 @@ def test_metrics_count_what_was_sent(tiny_store: Path) -> None:
         replica.end()
 
 
+@contextmanager
+def serve(store: Path, *options: str, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """``serve`` in a session of its own, as a terminal starts it: what it says is the test's to read. Killed at the
+    end."""
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(store), "--listen", f"127.0.0.1:{port}"]
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
+        try:
+            yield server
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def ready_targets(server: subprocess.Popen[str], count: int) -> list[str]:
+    """Where it serves, once ``count`` of its processes do."""
+    assert server.stdout is not None
+    return [server.stdout.readline().split()[-1] for _ in range(count)]
+
+
 def loaders_of(supervisor: subprocess.Popen[str]) -> list[int]:
     """The process ids of the loaders that it has started."""
     command = ["pgrep", "-P", str(supervisor.pid), "-f", "spawn_main"]
@@ -80,27 +101,17 @@ def loaders_of(supervisor: subprocess.Popen[str]) -> list[int]:
 def test_several_processes_and_one_crash(tiny_store: Path) -> None:
     """Two processes on two ports; one is killed, is started again alone, and SIGTERM stops both."""
     port = free_port()
-    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store), "--log-format", "json"]
-    with subprocess.Popen(
-        [*command, "--listen", f"127.0.0.1:{port}", "--processes", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as supervisor:
-        try:
-            assert supervisor.stdout is not None
-            ready = sorted(supervisor.stdout.readline().split()[-1] for _ in range(2))
-            assert ready == [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]
-            os.kill(loaders_of(supervisor)[-1], signal.SIGKILL)
-            again = supervisor.stdout.readline().split()[-1]
-            assert again in ready
-            with LoaderClient(ready, ClientOptions(unavailable_timeout_s=10)) as client:
-                with client.stream(StreamSpec(batch_size=10)) as stream:
-                    assert len(list(stream)) == 10
-            supervisor.send_signal(signal.SIGTERM)
-            _, stderr = supervisor.communicate(timeout=30)
-        finally:
-            supervisor.kill()
+    with serve(tiny_store, "--log-format", "json", "--processes", "2", port=port) as supervisor:
+        ready = sorted(ready_targets(supervisor, 2))
+        assert ready == [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]
+        os.kill(loaders_of(supervisor)[-1], signal.SIGKILL)
+        (again,) = ready_targets(supervisor, 1)
+        assert again in ready
+        with LoaderClient(ready, ClientOptions(unavailable_timeout_s=10)) as client:
+            with client.stream(StreamSpec(batch_size=10)) as stream:
+                assert len(list(stream)) == 10
+        supervisor.send_signal(signal.SIGTERM)
+        _, stderr = supervisor.communicate(timeout=30)
     assert supervisor.returncode == 0
     records = [json.loads(line) for line in stderr.splitlines()]
     crashes = [record for record in records if "exit_code" in record]
@@ -138,21 +149,13 @@ def test_processes_that_cannot_start_are_not_started_for_ever(tiny_store: Path, 
 
 def test_output_that_nobody_reads_stops_nothing(tiny_store: Path) -> None:
     port = free_port()
-    with subprocess.Popen(
-        [sys.executable, "-m", "loader_service", "serve", "--store", tiny_store, "--listen", f"127.0.0.1:{port}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
-        try:
-            assert server.stdout is not None
-            server.stdout.close()
-            with LoaderClient([f"127.0.0.1:{port}"]) as client:
-                assert client.describe().splits["train"] == 100
-            server.send_signal(signal.SIGTERM)
-            _, errors = server.communicate(timeout=30)
-        finally:
-            server.kill()
+    with serve(tiny_store, port=port) as server:
+        assert server.stdout is not None
+        server.stdout.close()
+        with LoaderClient([f"127.0.0.1:{port}"]) as client:
+            assert client.describe().splits["train"] == 100
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=30)
     assert server.returncode == 0
     assert "Traceback" not in errors
 
@@ -189,28 +192,16 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(tmp_path: Path, tr
 def test_a_second_ctrl_c_does_not_wait_for_streams(tmp_path: Path, processes: str, transport: Transport) -> None:
     """A terminal sends Ctrl-C to the whole group."""
     path = make_store(tmp_path / "store", num_train=2000)
-    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(path), "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(
-        [*command, "--drain-seconds", "60", "--processes", processes],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as server:
-        try:
-            assert server.stdout is not None
-            assert server.stderr is not None
-            targets = [server.stdout.readline().split()[-1] for _ in range(int(processes))]
-            with unread_stream(targets[0], transport):
-                os.killpg(server.pid, signal.SIGINT)
-                next(line for line in server.stderr if "stopping" in line)
-                time.sleep(1)
-                assert server.poll() is None
-                os.killpg(server.pid, signal.SIGINT)
-                _, errors = server.communicate(timeout=30)
-        finally:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGKILL)
+    with serve(path, "--drain-seconds", "60", "--processes", processes) as server:
+        assert server.stderr is not None
+        targets = ready_targets(server, int(processes))
+        with unread_stream(targets[0], transport):
+            os.killpg(server.pid, signal.SIGINT)
+            next(line for line in server.stderr if "stopping" in line)
+            time.sleep(1)
+            assert server.poll() is None
+            os.killpg(server.pid, signal.SIGINT)
+            _, errors = server.communicate(timeout=30)
     assert server.returncode == 130
     assert "interrupted" in errors.splitlines()[-1]
     assert "Traceback" not in errors
@@ -219,32 +210,22 @@ def test_a_second_ctrl_c_does_not_wait_for_streams(tmp_path: Path, processes: st
 @pytest.mark.parametrize("ready", [False, True])
 def test_processes_leave_ctrl_c_to_the_one_that_started_them(tiny_store: Path, ready: bool) -> None:
     """Whether they still import or serve: a terminal sends it to all of them, and SIGTERM comes from that one."""
-    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store), "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(
-        [*command, "--processes", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as supervisor:
-        try:
-            assert supervisor.stdout is not None
-            wait_until(lambda: len(loaders_of(supervisor)) == 2, "two processes")
-            if ready:
-                targets = [supervisor.stdout.readline().split()[-1] for _ in range(2)]
-            loaders = loaders_of(supervisor)
-            for _ in range(2):
-                for pid in loaders:
-                    os.kill(pid, signal.SIGINT)
-                time.sleep(0.2)
-            if not ready:
-                targets = [supervisor.stdout.readline().split()[-1] for _ in range(2)]
-            with LoaderClient(targets) as client, client.stream(StreamSpec(batch_size=10)) as stream:
-                assert len(list(stream)) == 10
-            assert loaders_of(supervisor) == loaders
-            supervisor.send_signal(signal.SIGINT)
-            _, errors = supervisor.communicate(timeout=30)
-        finally:
-            supervisor.kill()
+    with serve(tiny_store, "--processes", "2") as supervisor:
+        wait_until(lambda: len(loaders_of(supervisor)) == 2, "two processes")
+        if ready:
+            targets = ready_targets(supervisor, 2)
+        loaders = loaders_of(supervisor)
+        for _ in range(2):
+            for pid in loaders:
+                os.kill(pid, signal.SIGINT)
+            time.sleep(0.2)
+        if not ready:
+            targets = ready_targets(supervisor, 2)
+        with LoaderClient(targets) as client, client.stream(StreamSpec(batch_size=10)) as stream:
+            assert len(list(stream)) == 10
+        assert loaders_of(supervisor) == loaders
+        supervisor.send_signal(signal.SIGINT)
+        _, errors = supervisor.communicate(timeout=30)
     assert supervisor.returncode == 0
     assert "Traceback" not in errors
 

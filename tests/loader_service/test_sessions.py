@@ -16,6 +16,7 @@ from loader_service.shared_memory_server import SlotPool, is_supported
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from tests.conftest import serving
+from tests.stubs import request_of
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="shared memory needs Linux")
 
@@ -24,14 +25,7 @@ def test_a_stream_whose_session_ends_does_not_end_with_ok(tiny_store: Path) -> N
     with serving(tiny_store) as target, grpc.insecure_channel(target) as channel:
         stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
         description = stub.Describe(pb.DescribeRequest(), timeout=20)
-        request = pb.StreamBatchesRequest(
-            fingerprint=description.fingerprint,
-            pipeline_version=description.pipeline_version,
-            split="train",
-            view=pb.VIEW_CENTRE,
-            batch_size=1,
-            last_step=64,
-        )
+        request = request_of(description, split="train", view=pb.VIEW_CENTRE, batch_size=1, last_step=64)
         with SharedMemorySession(description.shared_memory_socket) as session:
             stream = stub.StreamBatches(request, timeout=60, metadata=(("shared-memory-session", session.token),))
             assert next(stream).slot

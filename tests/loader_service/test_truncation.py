@@ -12,6 +12,7 @@ from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from tests.processes import loader_processes
 from tests.stores import make_store
+from tests.stubs import request_of
 
 
 def test_the_rest_is_served(tmp_path: Path) -> None:
@@ -23,9 +24,8 @@ def test_the_rest_is_served(tmp_path: Path) -> None:
 
             def indices(split: str, first_step: int, last_step: int) -> Iterator[int]:
                 """In stored order, of steps of 16 images; the service is at most some images ahead."""
-                request = pb.StreamBatchesRequest(
-                    fingerprint=description.fingerprint,
-                    pipeline_version=description.pipeline_version,
+                request = request_of(
+                    description,
                     split=split,
                     view=pb.VIEW_FULL,
                     batch_size=16,
