@@ -23,8 +23,8 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from loader_service.decode import Decoder, copy_crop
-from preprocess.resize import encode
+from loader_service.pipeline.decode import Decoder, copy_crop
+from preprocess.images.resize import encode
 from preprocess.store import ImageSpec, Store
 
 UInt8 = npt.NDArray[np.uint8]

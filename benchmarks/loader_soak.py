@@ -19,12 +19,12 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.digest import StreamDigest
-from loader_service.fetch import Transport
-from loader_service.wire import StreamSpec
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client.fetch import Transport
+from loader_service.commands.digest import StreamDigest
+from loader_service.wire.types import StreamSpec
 from tests.processes import LoaderProcess, free_port
-from trainer.charts import Line, line_chart
+from trainer.report.charts import Line, line_chart
 
 SPEC = StreamSpec(batch_size=64, seed=5, drop_last=False)
 SAMPLE_S = 2.0

@@ -10,9 +10,9 @@ import json
 import resource
 import time
 
-from preprocess.decode import DEFAULT_MAX_PIXELS
-from preprocess.plan import plan_shards
-from preprocess.shard import ShardWork, decoder_versions
+from preprocess.images.decode import DEFAULT_MAX_PIXELS
+from preprocess.job.plan import plan_shards
+from preprocess.job.shard import ShardWork, decoder_versions
 from preprocess.sources.listing import ImageListBuilder, Source
 from preprocess.store import ClassInfo, ImageSpec
 

@@ -26,11 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.jobs import StepRange
-from loader_service.pipeline import Pipeline
-from loader_service.server import LoaderServer
-from loader_service.wire import Limits, StreamSpec
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.pipeline.pipeline import Pipeline
+from loader_service.pipeline.plan import StepRange
+from loader_service.server.server import LoaderServer
+from loader_service.wire.types import Limits, StreamSpec
 from preprocess.store import (
     ClassInfo,
     ImageSpec,

@@ -20,13 +20,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `python -m trainer` ha
 import torch
 from torch import Tensor, nn
 
-from trainer import model
-from trainer.architecture import Ablation, resolve
-from trainer.columns import TwoColumns
-from trainer.lrn import cross_map_norm
+from trainer.network import layers as model
+from trainer.network.architecture import Ablation, resolve
+from trainer.network.columns import TwoColumns
+from trainer.network.lrn import cross_map_norm
 from trainer.optimizer import PaperUpdate
 from trainer.recipes import CrossMapNorm, recipe_named
-from trainer.schedule import ScheduleState, rates_at
+from trainer.recipes.schedule import ScheduleState, rates_at
 
 
 @dataclass(frozen=True, kw_only=True)

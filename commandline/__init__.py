@@ -6,10 +6,14 @@ function that takes it; :func:`run_program` does the rest. Every option is decla
     @dataclass(frozen=True, kw_only=True)
     class ServeConfig:
         store: Path = field(metadata=option("the store to serve"))
-        threads: int = field(default=2, metadata=option("decode threads"))
+        threads: int = field(default=2, metadata=option("decode threads", least=1))
+
+        def __post_init__(self) -> None:
+            check_options(self)
 """
 
-from commandline.options import Command, one_line, option, run_program
+from commandline.options import check_options, option
+from commandline.program import Command, one_line, run_program
 from commandline.progress import Progress, write_line
 
-__all__ = ["Command", "Progress", "one_line", "option", "run_program", "write_line"]
+__all__ = ["Command", "Progress", "check_options", "one_line", "option", "run_program", "write_line"]

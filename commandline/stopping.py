@@ -3,7 +3,7 @@
 import signal
 import socket
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 
@@ -53,9 +53,7 @@ class StopRequests:
         self._waker_before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.set_wakeup_fd(self._waker_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

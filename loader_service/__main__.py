@@ -10,7 +10,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gRPC's core logs in a format of its own what we say in one line; it reads this once, when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        from loader_service.commands import run
+        from loader_service.commands.commands import run
     except KeyboardInterrupt:  # importing takes half a second
         return 130
     return run(argv)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from commandline import Command, run_program
 from preprocess.config import InfoConfig, RunConfig, SampleConfig, VerifyConfig
 from preprocess.errors import PreprocessError
-from preprocess.info import info
-from preprocess.run import run as run_job
+from preprocess.inspect.info import info
+from preprocess.inspect.verify import verify
+from preprocess.job.run import run as run_job
 from preprocess.sample import sample
-from preprocess.verify import verify
 
 _COMMANDS = (
     Command("run", RunConfig, run_job, "turn a data set into a store: small images, labels and exact statistics"),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from commandline import option
-from preprocess.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
+from preprocess.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from preprocess.sources import Layout, SourceOptions
 from preprocess.store.format import Encoding, ImageSpec, Subsampling
 

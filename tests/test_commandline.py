@@ -8,10 +8,10 @@ from typing import Literal
 
 import pytest
 
-from commandline import Command, Progress, option, run_program
+from commandline import Command, Progress, check_options, option, run_program
 from commandline.logs import JsonFormatter
-from commandline.options import parse_size
 from commandline.progress import format_duration
+from commandline.values import parse_duration, parse_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,11 @@ class PaintConfig:
 
     wall: Path = field(metadata=option("what to paint", positional=True))
     colour: Literal["red", "blue"] = field(default="red", metadata=option("100% of this colour"))
-    coats: int = field(default=1, metadata=option("how often"))
+    coats: int = field(default=1, metadata=option("how often", least=1))
+    drying_s: float = field(
+        default=3600.0,
+        metadata=option("between coats", above=0, most=86_400, formerly="drying-minutes", former_unit="m"),
+    )
     dry: bool = field(default=False, metadata=option("let it dry"))
     primer: bool = field(default=True, metadata=option("prime it first"))
     budget_bytes: int = field(default=1000, metadata=option("memory"))
@@ -28,8 +32,7 @@ class PaintConfig:
     ladder_m: float | None = field(default=None, metadata=option("length of the ladder"))
 
     def __post_init__(self) -> None:
-        if self.coats < 1:
-            raise ValueError(f"--coats: expected at least 1, found {self.coats}")
+        check_options(self)
 
 
 class WetPaintError(Exception):
@@ -79,6 +82,9 @@ def test_defaults_and_options() -> None:
     ("arguments", "code", "message"),
     [
         (["paint", "w", "--coats", "0"], 2, "--coats: expected at least 1, found 0"),
+        (["paint", "w", "--drying-s", "0"], 2, "--drying-s: expected more than 0 and at most 86,400, found 0.0"),
+        (["paint", "w", "--drying-minutes", "1441"], 2, "--drying-s: expected more than 0 and at most 86,400"),
+        (["paint", "w", "--ladder-m", "nan"], 2, "--ladder-m: expected a finite number, found nan"),
         (["paint", "w", "--helpers", "nobody"], 1, "painter paint: error: two lines"),
         (["paint", "w", "--helpers", "missing"], 1, "/nowhere/at/all"),
         (["paint", "w", "--helpers", "ctrl-c"], 130, "interrupted"),
@@ -96,6 +102,7 @@ def test_outcomes(arguments: list[str], code: int, message: str, capsys: pytest.
     [
         (["paint", "w", "--coats", "many"], "expected a whole number, found 'many'"),
         (["paint", "w", "--budget-bytes", "1 potato"], "expected a size such as 512, 64MB or 8GiB"),
+        (["paint", "w", "--drying-s", "soon"], "expected a duration such as 90, 90s, 10m or 2h, found 'soon'"),
         (["paint", "w", "--colour", "green"], "invalid choice: 'green'"),
         (["paint", "w", "--coat", "2"], "unrecognized arguments: --coat 2"),
         (["paint"], "required: WALL"),
@@ -133,12 +140,22 @@ def test_toml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert message in capsys.readouterr().err
 
 
+def test_a_former_spelling_keeps_its_unit(tmp_path: Path) -> None:
+    path = tmp_path / "paint.toml"
+    path.write_text("drying-minutes = 2\n")
+    assert run("paint", "w", "--config", str(path))[1][0].drying_s == 120.0
+    assert run("paint", "w", "--drying-minutes", "3")[1][0].drying_s == 180.0
+    assert run("paint", "w", "--drying-s", "2h")[1][0].drying_s == 7200.0
+
+
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("paint", "--help")
     text = capsys.readouterr().out
     for word in ("--colour {red,blue}", "--coats N", "--no-primer", "--budget-bytes SIZE", "100% of this", "--config"):
         assert word in text
+    assert text.count("(default: red)") == text.count("(default: on)") == text.count("(default: off)") == 1
+    assert "drying-minutes" not in text, "a former spelling works and is not shown"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +163,13 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0.0), ("90", 90.0), ("1.5m", 90.0), ("2h", 7200.0), ("5ms", 0.005)]
+)
+def test_durations_given(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
 
 
 def test_plain_progress(capsys: pytest.CaptureFixture[str]) -> None:

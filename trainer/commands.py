@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from commandline import Command, run_program
-from loader_service.errors import LoaderError
+from loader_service.wire.errors import LoaderError
 from trainer.config import EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from trainer.errors import TrainerError
 
@@ -52,12 +52,12 @@ def _predict(config: PredictConfig) -> int:
 
 
 def _report(config: ReportConfig) -> int:
-    from trainer.report import run_report
+    from trainer.report.report import run_report
 
     return run_report(config)
 
 
 def _export(config: ExportConfig) -> int:
-    from trainer.safetensors_export import run_export
+    from trainer.export import run_export
 
     return run_export(config)

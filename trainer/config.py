@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from commandline import option
-from loader_service.addresses import host_and_port, is_loopback, named
-from loader_service.connect import ConnectConfig
-from loader_service.wire import StreamSpec, View
-from trainer.architecture import Ablation, resolve
+from loader_service.commands.connect import ConnectConfig
+from loader_service.wire.addresses import host_and_port, is_loopback, named
+from loader_service.wire.types import StreamSpec, View
+from trainer.network.architecture import Ablation, resolve
 from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
 from trainer.recipes.recipe import Activation, Init
-from trainer.schedule import with_drops, with_epochs, with_rate
+from trainer.recipes.schedule import with_drops, with_epochs, with_rate
 
 ColourPca = Literal["recipe", "sqrt_eigenvalue", "unit_eigenvalue", "off"]
 

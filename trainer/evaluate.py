@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from loader_service.client import LoaderClient
-from loader_service.wire import StreamSpec
-from trainer.columns import TwoColumns
-from trainer.feed import DeviceBatch, Feed, allocator
-from trainer.inputs import Centring
+from loader_service.client.client import LoaderClient
+from loader_service.wire.types import StreamSpec
+from trainer.data.centring import Centring
+from trainer.data.feed import DeviceBatch, Feed, allocator
+from trainer.network.columns import TwoColumns
 from trainer.ranks import Ranks
 
 Crops = Literal["centre", "ten"]

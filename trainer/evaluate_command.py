@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from loader_service.client import LoaderClient
+from loader_service.client.client import LoaderClient
+from trainer.checkpoint.saved_network import LoadedNetwork, load_network
 from trainer.config import EvaluateConfig
+from trainer.data.centring import Centring
 from trainer.errors import CheckpointError, TrainerError
 from trainer.evaluate import Crops, Evaluation, evaluate
-from trainer.inputs import Centring
 from trainer.ranks import Ranks, devices_of_rank
-from trainer.saved_network import LoadedNetwork, load_network
 
 WORST_CONFUSIONS = 10
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.recipes import Recipe
-from trainer.schedule import Rates
+from trainer.recipes.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)

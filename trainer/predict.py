@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.checkpoint.saved_network import load_network
 from trainer.config import PredictConfig
+from trainer.data.centring import Centring
 from trainer.errors import InputFileError, TrainerError
-from trainer.inputs import Centring
 from trainer.ranks import devices_of_rank
-from trainer.saved_network import load_network
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Formats that are opened: an image library's rarer decoders are where its security holes are."""

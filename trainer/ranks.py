@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.columns import BatchSlice
 from trainer.errors import DeviceError
+from trainer.network.columns import BatchSlice
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others in one sum before it gives up."""

@@ -9,29 +9,29 @@ from torch import Tensor
 
 from commandline import Progress, write_line
 from commandline.stopping import StopRequests
-from loader_service.client import LoaderClient
-from loader_service.errors import LoaderError
-from loader_service.wire import Description
-from trainer.charts import write_curve
-from trainer.columns import TwoColumns
+from loader_service.client.client import LoaderClient
+from loader_service.wire.errors import LoaderError
+from loader_service.wire.types import Description
+from trainer.checkpoint.identity import identity_of
+from trainer.checkpoint.keeper import Keeper, last_saved
+from trainer.checkpoint.saved_network import NetworkPlan
+from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
-from trainer.describe import describe_architecture, describe_run
+from trainer.data.centring import Centring
+from trainer.data.feed import DeviceBatch, Feed, allocator
 from trainer.errors import DeviceError, DivergedError, TrainerError
 from trainer.evaluate import Evaluation, evaluate
-from trainer.exporter import Exporter
-from trainer.feed import DeviceBatch, Feed, allocator
-from trainer.identity import identity_of
-from trainer.inputs import Centring
-from trainer.interval import Interval
-from trainer.keeper import Keeper, last_saved
-from trainer.metrics import EpochPoint, MetricsWriter
+from trainer.monitor.interval import Interval
+from trainer.monitor.metrics import EpochPoint, MetricsWriter
+from trainer.monitor.prometheus import Exporter
+from trainer.monitor.run_record import write_record
+from trainer.monitor.starvation import StarvationWatch
+from trainer.network.columns import TwoColumns
+from trainer.network.describe import describe_architecture, describe_run
 from trainer.optimizer import PaperUpdate
 from trainer.ranks import Ranks, devices_of_rank, join_ranks, leave_ranks, local_rank
-from trainer.run_record import write_record
-from trainer.saved_network import NetworkPlan
-from trainer.schedule import ScheduleState, after_epoch, colour_phases, rates_at
-from trainer.starvation import StarvationWatch
-from trainer.state import TrainingState
+from trainer.recipes.schedule import ScheduleState, after_epoch, colour_phases, rates_at
+from trainer.report.charts import write_curve
 
 VALIDATION_BATCH = 128
 """Images of a validation step, at most."""

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.peers.measure import BATCH_SIZE, Run, Stream, main
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.jobs import StepRange
-from loader_service.pipeline import Pipeline
-from loader_service.wire import StreamSpec, unpack_part
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.pipeline.pipeline import Pipeline
+from loader_service.pipeline.plan import StepRange
+from loader_service.wire.types import StreamSpec, unpack_part
 from preprocess.store import Store
 
 START_TIMEOUT_S = 60.0

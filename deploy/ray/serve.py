@@ -24,7 +24,7 @@ from typing import Any
 
 import ray
 
-from commandline.options import EXIT_FAILED, EXIT_INTERRUPTED
+from commandline.program import EXIT_FAILED, EXIT_INTERRUPTED
 from commandline.stopping import StopRequests
 
 _PORT_TIMEOUT_S = 20.0

@@ -12,7 +12,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from commandline import Command, run_program
-from loader_service.config import HealthcheckConfig, ServeConfig
+from loader_service.commands.config import HealthcheckConfig, ServeConfig
 from preprocess.config import RunConfig
 from tests.deploy.manifests import DEPLOY, compose, pod_specs, rendered, script_commands
 from trainer.config import TrainConfig

@@ -12,8 +12,8 @@ from tests.processes import free_port
 from tests.trainer.runs import started, train, train_command
 from trainer.__main__ import main
 from trainer.errors import TrainerError
-from trainer.exporter import Exporter
-from trainer.metrics import TrainPoint
+from trainer.monitor.metrics import TrainPoint
+from trainer.monitor.prometheus import Exporter
 
 POINT = TrainPoint(
     epoch=3,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loader_service.addresses import check_listen, check_target, host_and_port, is_loopback, name_and_port
+from loader_service.wire.addresses import check_listen, check_target, host_and_port, is_loopback, name_and_port
 
 
 def test_host_and_port() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from loader_service.arrays import ArrayPool
+from loader_service.client.array_pool import ArrayPool
 
 
 def address(array: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> int:

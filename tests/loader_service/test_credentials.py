@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.credentials import load_certificate, read_token
-from loader_service.errors import AccessError
-from loader_service.replica import Security
-from loader_service.wire import StreamSpec
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client.replica import Security
+from loader_service.wire.credentials import load_certificate, read_token
+from loader_service.wire.errors import AccessError
+from loader_service.wire.types import StreamSpec
 
 
 @pytest.mark.parametrize(

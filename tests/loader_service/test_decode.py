@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from loader_service.decode import Decoder, copy_crop, decoder_digest
+from loader_service.pipeline.decode import Decoder, copy_crop, decoder_digest
+from preprocess.images.yuv420 import yuv420_to_rgb
 from preprocess.store import Encoding, ImageSpec
-from preprocess.yuv420 import yuv420_to_rgb
 from tests.stores import draw_image, encode
 
 

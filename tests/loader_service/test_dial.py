@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from loader_service.dial import Halt, connect
-from loader_service.streaming_calls import CallError, StreamConnection
+from loader_service.client.http2.calls import CallError, StreamConnection
+from loader_service.client.http2.dial import Halt, connect
 
 
 @contextmanager

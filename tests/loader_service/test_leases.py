@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader_service.leases import Lease, LeaseBook
+from loader_service.client.leases import Lease, LeaseBook
 
 
 def simulate(

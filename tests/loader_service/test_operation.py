@@ -18,17 +18,17 @@ from pathlib import Path
 import pytest
 
 from loader_service.__main__ import main
-from loader_service.assembly import request_for
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.digest import StreamDigest
-from loader_service.fetch import Transport
-from loader_service.metrics import Metrics
-from loader_service.pipeline import Pipeline
-from loader_service.replica import Replica, Security
-from loader_service.server import LoaderServer
-from loader_service.shared_memory_client import SharedMemorySession
-from loader_service.sharing import StreamPopulation
-from loader_service.wire import StreamSpec, unpack_part
+from loader_service.client.assembly import request_for
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client.fetch import Transport
+from loader_service.client.replica import Replica, Security
+from loader_service.client.shared_memory import SharedMemorySession
+from loader_service.commands.digest import StreamDigest
+from loader_service.pipeline.metrics import Metrics
+from loader_service.pipeline.pipeline import Pipeline
+from loader_service.pipeline.sharing import StreamPopulation
+from loader_service.server.server import LoaderServer
+from loader_service.wire.types import StreamSpec, unpack_part
 from preprocess.store import Store
 from tests.conftest import LIMITS
 from tests.processes import LoaderProcess, free_port

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader_service.order import epoch_order
+from loader_service.pipeline.order import epoch_order
 
 
 def test_golden() -> None:

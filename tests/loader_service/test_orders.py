@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loader_service import orders
-from loader_service.order import epoch_order
-from loader_service.orders import OrderCache
+from loader_service.pipeline import order_cache as orders
+from loader_service.pipeline.order import epoch_order
+from loader_service.pipeline.order_cache import OrderCache
 
 Key = tuple[int, int, int]
 

@@ -8,15 +8,15 @@ import numpy.typing as npt
 import pytest
 import simplejpeg
 
-from loader_service.augment import colour_scales, colour_shifts, draw
-from loader_service.client import LoaderClient
-from loader_service.digest import StreamDigest
-from loader_service.errors import DataLossError
-from loader_service.order import epoch_order
-from loader_service.pipeline import pipeline_version
-from loader_service.wire import Batch, StreamSpec, View
+from loader_service.client.client import LoaderClient
+from loader_service.commands.digest import StreamDigest
+from loader_service.pipeline.augment import colour_scales, colour_shifts, draw
+from loader_service.pipeline.order import epoch_order
+from loader_service.pipeline.pipeline import pipeline_version
+from loader_service.wire.errors import DataLossError
+from loader_service.wire.types import Batch, StreamSpec, View
+from preprocess.images.yuv420 import yuv420_to_rgb
 from preprocess.store import Encoding, Store
-from preprocess.yuv420 import yuv420_to_rgb
 from tests.conftest import serving
 from tests.stores import make_store, relabel
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.digest import StreamDigest
-from loader_service.errors import ServiceUnavailableError
-from loader_service.wire import StreamSpec
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.commands.digest import StreamDigest
+from loader_service.wire.errors import ServiceUnavailableError
+from loader_service.wire.types import StreamSpec
 from tests.processes import LoaderProcess, free_port, loader_processes
 from tests.stores import make_store
 

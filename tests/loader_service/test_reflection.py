@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from loader_service.pipeline import Pipeline
-from loader_service.server import LoaderServer
+from loader_service.pipeline.pipeline import Pipeline
+from loader_service.server.server import LoaderServer
 from preprocess.store import Store
 from tests.conftest import LIMITS
 

@@ -12,12 +12,12 @@ import pytest
 import trustme
 
 from loader_service.__main__ import main
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.errors import AccessError, LoaderError, ServiceUnavailableError
-from loader_service.pipeline import Pipeline
-from loader_service.replica import Security
-from loader_service.server import LoaderServer
-from loader_service.tokens import TokenFile
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client.replica import Security
+from loader_service.pipeline.pipeline import Pipeline
+from loader_service.server.server import LoaderServer
+from loader_service.server.tokens import TokenFile
+from loader_service.wire.errors import AccessError, LoaderError, ServiceUnavailableError
 from preprocess.store import Store
 from tests.conftest import LIMITS
 
@@ -151,7 +151,7 @@ def test_tokens(tiny_store: Path, tmp_path: Path) -> None:
 
 
 def test_tokens_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loader_service.tokens._CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr("loader_service.server.tokens._CHECK_INTERVAL_S", 0.0)
     path = tmp_path / "tokens"
     path.write_text("old\n")
     tokens = TokenFile(path)

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.errors import DataLossError, ServiceUnavailableError
-from loader_service.metrics import Metrics
-from loader_service.pipeline import Pipeline, pipeline_version
-from loader_service.requests import step_range
-from loader_service.server import LoaderServer
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.pipeline.metrics import Metrics
+from loader_service.pipeline.pipeline import Pipeline, pipeline_version
+from loader_service.server.requests import step_range
+from loader_service.server.server import LoaderServer
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
-from loader_service.wire import StreamSpec
+from loader_service.wire.errors import DataLossError, ServiceUnavailableError
+from loader_service.wire.types import StreamSpec
 from preprocess.store import Store
 from tests.conftest import LIMITS, serving
 from tests.stores import make_store

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from loader_service.shared_memory_client import SharedMemorySession
-from loader_service.shared_memory_server import SlotPool, is_supported
+from loader_service.client.shared_memory import SharedMemorySession
+from loader_service.server.shared_memory import SlotPool, is_supported
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from tests.conftest import serving
@@ -57,8 +57,8 @@ def test_out_of_descriptors() -> None:
     """Whoever connects meanwhile waits, without the processor's being busy, and is let in later."""
     script = """
         import os, resource, socket, time
-        from loader_service.shared_memory_client import SharedMemorySession
-        from loader_service.shared_memory_server import SharedMemoryServer
+        from loader_service.client.shared_memory import SharedMemorySession
+        from loader_service.server.shared_memory import SharedMemoryServer
         server = SharedMemoryServer(num_slots=3, slot_bytes=4096, max_sessions=10)
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         client = socket.socket(socket.AF_UNIX)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from loader_service.client import ClientOptions, LoaderClient
-from loader_service.digest import epoch_digest
-from loader_service.errors import InvalidRequestError
-from loader_service.fetch import Transport
-from loader_service.shared_memory_client import SharedMemorySession, SharedMemoryUnavailableError
-from loader_service.shared_memory_server import SharedMemoryServer, SlotPool, is_supported
-from loader_service.wire import PixelFormat, StreamSpec, View
+from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client.fetch import Transport
+from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
+from loader_service.commands.digest import epoch_digest
+from loader_service.server.shared_memory import SharedMemoryServer, SlotPool, is_supported
+from loader_service.wire.errors import InvalidRequestError
+from loader_service.wire.types import PixelFormat, StreamSpec, View
 from tests.processes import LoaderProcess, loader_processes
 from tests.stores import make_store
 
@@ -78,7 +78,7 @@ def test_server_is_killed(store: Path) -> None:
         options = ClientOptions(transport="shm", stall_timeout_s=1.0)
         spec = StreamSpec(batch_size=32, drop_last=False)
         with LoaderClient(targets, options) as client, client.stream(spec, epoch=1) as stream:
-            from loader_service.digest import StreamDigest
+            from loader_service.commands.digest import StreamDigest
 
             found = StreamDigest()
             for number, batch in enumerate(stream):
@@ -91,8 +91,8 @@ def test_server_is_killed(store: Path) -> None:
 
 CLIENT = """
     import sys, time
-    from loader_service.client import ClientOptions, LoaderClient
-    from loader_service.wire import StreamSpec
+    from loader_service.client.client import ClientOptions, LoaderClient
+    from loader_service.wire.types import StreamSpec
     client = LoaderClient([sys.argv[1]], ClientOptions(transport="shm"))
     stream = client.stream(StreamSpec(batch_size=32), num_epochs=None)
     next(stream)

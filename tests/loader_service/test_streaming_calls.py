@@ -14,7 +14,7 @@ import grpc
 import hpack
 import pytest
 
-from loader_service.streaming_calls import CallError, StreamConnection
+from loader_service.client.http2.calls import CallError, StreamConnection
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8

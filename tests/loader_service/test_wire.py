@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire import Part, StreamSpec, pack_part, unpack_part
+from loader_service.wire.types import Part, StreamSpec, pack_part, unpack_part
 
 
 def make_part(num_images: int, num_crops: int = 1, side: int = 5, dtype: type = np.uint8, seed: int = 0) -> Part:

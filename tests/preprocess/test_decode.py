@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, features
 
-from preprocess.decode import UnusableImageError, decode
+from preprocess.images.decode import UnusableImageError, decode
 from tests.preprocess.conftest import jpeg, smooth_pixels
 
 

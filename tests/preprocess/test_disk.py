@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from preprocess import disk
 from preprocess.__main__ import main
 from preprocess.errors import StoreError
+from preprocess.job import disk
 from preprocess.store import Encoding, ImageSpec
 from tests.preprocess.conftest import make_folder, store_files
 
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up(
     assert main(command) == 1
     assert "expected about 4.4 MB free" in capsys.readouterr().err
     # As when something else fills the disk while the run goes on.
-    monkeypatch.setattr("preprocess.run.check_free", lambda *arguments, **named: None)
+    monkeypatch.setattr("preprocess.job.run.check_free", lambda *arguments, **named: None)
     assert main(command) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "no space is left" in error

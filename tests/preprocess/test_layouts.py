@@ -9,7 +9,7 @@ import pytest
 
 from preprocess.__main__ import main
 from preprocess.errors import SourceError
-from preprocess.shard import ShardWork, decoder_versions, make_shard
+from preprocess.job.shard import ShardWork, decoder_versions, make_shard
 from preprocess.sources import SourceOptions, read_source, reading
 from preprocess.sources.storage import LocalStorage
 from preprocess.store import ImageSpec, Store

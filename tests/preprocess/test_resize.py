@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from preprocess.decode import decode
-from preprocess.resize import centre_square, encode, planes_of
+from preprocess.images.decode import decode
+from preprocess.images.resize import centre_square, encode, planes_of
+from preprocess.images.yuv420 import yuv420_to_rgb
 from preprocess.store.format import Encoding, ImageSpec, Subsampling
-from preprocess.yuv420 import yuv420_to_rgb
 from tests.preprocess.conftest import smooth_pixels
 
 

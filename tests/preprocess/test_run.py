@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from preprocess.__main__ import main
-from preprocess.decode import decode
-from preprocess.resize import centre_square, encode
+from preprocess.images.decode import decode
+from preprocess.images.resize import centre_square, encode
 from preprocess.store import Store
 from tests.preprocess.conftest import CLASS_IDS, jpeg, make_folder, store_files
 

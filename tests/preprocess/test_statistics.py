@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.statistics import PartialStatistics, StatisticsAccumulator, finish
+from preprocess.images.statistics import PartialStatistics, StatisticsAccumulator, finish
 
 
 def _accumulate(images: npt.NDArray[np.uint8]) -> PartialStatistics:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from preprocess.errors import DamagedRecordError, StoreError
-from preprocess.plan import shuffled_order
+from preprocess.job.plan import shuffled_order
 from preprocess.sources.listing import ImageListBuilder
 from preprocess.store import ClassInfo, ImageSpec, Manifest, ShardInfo, ShardWriter, SplitInfo, Store
 from preprocess.store.format import pack_record, shard_key, unpack_record

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from trainer.architecture import Ablation, Architecture, resolve
+from trainer.network.architecture import Ablation, Architecture, resolve
 from trainer.recipes import recipe_named
 from trainer.recipes.recipe import RecipeName
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from trainer.architecture import Architecture, Layer
-from trainer.columns import TwoColumns
+from trainer.network.architecture import Architecture, Layer
+from trainer.network.columns import TwoColumns
 from trainer.recipes import Operation
 
 

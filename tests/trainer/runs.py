@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainer import checkpoint
 from trainer.__main__ import main
+from trainer.checkpoint import files as checkpoint
 
 # 64 pixels are the least that three poolings leave anything of: crops are then the whole stored image, mirrored or not.
 NETWORK = ("--width", "0.0625", "--crop", "64", "--init", "fan_in", "--devices", "cpu,cpu")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer.architecture import Ablation, Architecture, resolve
-from trainer.describe import describe_architecture
+from trainer.network.architecture import Ablation, Architecture, resolve
+from trainer.network.describe import describe_architecture
 from trainer.recipes import recipe_named
 from trainer.recipes.recipe import RecipeName
 

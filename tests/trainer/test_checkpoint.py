@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.trainer.conftest import CPU_PAIR, tiny_architecture
-from trainer import checkpoint
-from trainer.checkpoint import Snapshot
-from trainer.columns import TwoColumns
+from trainer.checkpoint import files as checkpoint
+from trainer.checkpoint.files import Snapshot
 from trainer.errors import CheckpointError
+from trainer.network.columns import TwoColumns
 from trainer.optimizer import PaperUpdate
 from trainer.recipes import PAPER
-from trainer.schedule import ScheduleState
+from trainer.recipes.schedule import ScheduleState
 
 
 def snapshot(global_step: int = 7) -> Snapshot:

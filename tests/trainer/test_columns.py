@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tests.trainer.conftest import CPU_PAIR, tiny_architecture
 from tests.trainer.merged import merged_copy
-from trainer.architecture import Ablation, Architecture, resolve
-from trainer.columns import BatchSlice, TwoColumns
+from trainer.network.architecture import Ablation, Architecture, resolve
+from trainer.network.columns import BatchSlice, TwoColumns
 from trainer.recipes import Columns, recipe_named
 from trainer.recipes.recipe import Activation, RecipeName
 

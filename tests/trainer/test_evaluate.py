@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from tests.trainer.conftest import CPU_PAIR, tiny_architecture
-from trainer.columns import TwoColumns
+from trainer.data.centring import Centring
+from trainer.data.feed import DeviceBatch
 from trainer.evaluate import class_probabilities
-from trainer.feed import DeviceBatch
-from trainer.inputs import Centring
+from trainer.network.columns import TwoColumns
 
 CPU = torch.device("cpu")
 

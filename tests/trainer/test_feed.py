@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from loader_service.wire import Batch
+from loader_service.wire.types import Batch
 from tests.trainer.conftest import CPU_PAIR
-from trainer.feed import Feed
+from trainer.data.feed import Feed
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.inputs import Centring, centre_crop
+from trainer.data.centring import Centring, centre_crop
 
 CPU = torch.device("cpu")
 

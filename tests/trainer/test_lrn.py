@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import lrn
-from trainer.lrn import cross_map_norm, within_map_norm
+from trainer.network import lrn
+from trainer.network.lrn import cross_map_norm, within_map_norm
 from trainer.recipes import CONVNET2012, PAPER, CrossMapNorm, WithinMapNorm
 
 

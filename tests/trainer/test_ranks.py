@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from loader_service.wire import StreamSpec
+from loader_service.wire.types import StreamSpec
 from tests.processes import free_port
 from tests.trainer.runs import train, train_command, wait_for_checkpoint
-from trainer import checkpoint
+from trainer.checkpoint import files as checkpoint
 from trainer.errors import DeviceError
 from trainer.evaluate import shares
-from trainer.metrics import read_points
+from trainer.monitor.metrics import read_points
 from trainer.ranks import Ranks, devices_of_rank
 
 

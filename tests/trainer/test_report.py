@@ -16,15 +16,15 @@ from PIL import Image
 from preprocess.store import Store
 from tests.trainer.conftest import CPU_PAIR
 from tests.trainer.runs import train
-from trainer import checkpoint
 from trainer.__main__ import main
-from trainer.charts import Line, line_chart
+from trainer.checkpoint import files as checkpoint
+from trainer.checkpoint.saved_network import load_network
 from trainer.evaluate import score
 from trainer.evaluate_command import per_class_errors, worst_confusions
-from trainer.pictures import filter_grid, png_bytes, thumbnails
+from trainer.monitor.starvation import starvation_message
 from trainer.predict import read_square, ten_crops
-from trainer.saved_network import load_network
-from trainer.starvation import starvation_message
+from trainer.report.charts import Line, line_chart
+from trainer.report.pictures import filter_grid, png_bytes, thumbnails
 
 
 @pytest.fixture(scope="module")

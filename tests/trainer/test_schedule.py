@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.recipes import CONVNET2012, PAPER
-from trainer.schedule import (
+from trainer.recipes.schedule import (
     ScheduleState,
     after_epoch,
     colour_phases,

@@ -13,10 +13,10 @@ from tests.conftest import serving
 from tests.processes import loader_processes
 from tests.stores import make_store
 from tests.trainer.runs import started, train, wait_for_checkpoint
-from trainer import checkpoint
 from trainer.__main__ import main
-from trainer.columns import TwoColumns
-from trainer.metrics import read_points
+from trainer.checkpoint import files as checkpoint
+from trainer.monitor.metrics import read_points
+from trainer.network.columns import TwoColumns
 
 
 def final(run_dir: Path) -> checkpoint.Snapshot:

@@ -12,7 +12,7 @@ RecipeName = Literal["paper", "convnet2012"]
 Activation = Literal["relu", "tanh"]
 Columns = Literal["linked", "unlinked", "one"]
 Init = Literal["recipe", "fan_in", "he"]
-"""Initial weights: the recipe's own, or one of two remedies; see trainer.model.initialise."""
+"""Initial weights: the recipe's own, or one of two remedies; see trainer.network.layers.initialise."""
 Operation = Literal["activation", "lrn", "map_norm", "pool", "dropout"]
 ColourScale = Literal["sqrt_eigenvalue", "unit_eigenvalue"]
 

@@ -1,0 +1,105 @@
+"""One request of a stream, and the parts of its answer put together into batches: no threads, no connections."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loader_service.v1 import loader_pb2 as pb
+from loader_service.wire.types import (
+    COLOUR_SCALE_NUMBERS,
+    PIXEL_FORMAT_NUMBERS,
+    VIEW_NUMBERS,
+    Batch,
+    Description,
+    PartHeader,
+    StreamSpec,
+)
+
+Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
+
+
+def request_for(
+    spec: StreamSpec, description: Description, *, epoch: int, first_step: int, last_step: int
+) -> pb.StreamBatchesRequest:
+    """The request for steps [first_step, last_step) of ``epoch``."""
+    begin, end = spec.slice
+    return pb.StreamBatchesRequest(
+        fingerprint=description.fingerprint,
+        pipeline_version=description.pipeline_version,
+        split=spec.split,
+        view=VIEW_NUMBERS[spec.view],
+        crop_size=spec.crop_size or 0,
+        shuffle=spec.shuffle,
+        seed=spec.seed,
+        epoch=epoch,
+        batch_size=spec.batch_size,
+        first_step=first_step,
+        last_step=last_step,
+        slice_begin=begin,
+        slice_end=end,
+        colour_std=spec.colour_std,
+        colour_scale=COLOUR_SCALE_NUMBERS[spec.colour_scale],
+        pixel_format=PIXEL_FORMAT_NUMBERS[spec.pixel_format],
+    )
+
+
+class Assembly:
+    """Puts the parts of one step together, in the arrays that the batch will own."""
+
+    def __init__(self, allocate: Allocate) -> None:
+        self._allocate = allocate
+        self._filled = 0
+
+    def room_for(self, part: PartHeader) -> memoryview:
+        """Where the part's pixels belong, as bytes.
+
+        Raises ValueError for a part out of turn, or unlike the others, and TypeError when ``allocate`` made an array
+        that is not what it was asked for.
+        """
+        if part.offset != self._filled:
+            raise ValueError(f"expected the part at {self._filled}, found the one at {part.offset}")
+        num_images, num_crops, *image_shape = part.shape
+        if part.offset == 0:
+            crops = [num_crops] if num_crops > 1 else []
+            size = part.slice_size
+            shape, dtype = (size, *crops, *image_shape), np.dtype(part.dtype)
+            self._images = self._allocate(shape, part.dtype)
+            _expect_array(self._images, shape, dtype)
+            self._labels = np.empty(size, np.int64)
+            self._indices = np.empty(size, np.int64)
+            self._shifts = np.empty((size, 3), np.float32)
+        room = self._images[part.offset : part.offset + num_images]
+        if room.nbytes != part.num_pixel_bytes:
+            raise ValueError(f"expected {room.nbytes} bytes of pixels, found {part.num_pixel_bytes}")
+        return room.reshape(-1).view(np.uint8).data
+
+    def add(self, part: PartHeader) -> Batch | None:
+        """Takes a part whose pixels are in their place; the batch, when that completes it."""
+        end = part.offset + len(part.labels)
+        self._labels[part.offset : end] = part.labels
+        self._indices[part.offset : end] = part.indices
+        self._shifts[part.offset : end] = part.colour_shifts
+        self._filled = end
+        if end < part.slice_size:
+            return None
+        self._filled = 0
+        return Batch(
+            epoch=part.epoch,
+            step=part.step,
+            images=self._images,
+            labels=self._labels,
+            indices=self._indices,
+            colour_shifts=self._shifts,
+        )
+
+
+def _expect_array(found: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    expected = f"allocate: expected a writable C-contiguous array {dtype} {list(shape)}"
+    if not isinstance(found, np.ndarray):
+        raise TypeError(f"{expected}, found a {type(found).__name__}")
+    if found.shape != shape or found.dtype != dtype:
+        raise TypeError(f"{expected}, found {found.dtype} {list(found.shape)}")
+    if not (found.flags.c_contiguous and found.flags.writeable):
+        raise TypeError(f"{expected}, found one with other flags: {' '.join(str(found.flags).split())}")

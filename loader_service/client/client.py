@@ -1,0 +1,192 @@
+"""The client: one stream of batches, in order and byte for byte the same, from any number of replicas.
+
+with LoaderClient(["10.0.0.1:7000", "10.0.0.2:7000"]) as client:
+    for batch in client.stream(StreamSpec(batch_size=128, seed=1), num_epochs=90):
+        ...
+"""
+
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self, get_args
+from weakref import WeakSet
+
+from loader_service.client.array_pool import ArrayPool
+from loader_service.client.assembly import Allocate
+from loader_service.client.fetch import Transport
+from loader_service.client.replica import Replica, Security, expect_same_stream, resolve
+from loader_service.client.stream import BatchStream
+from loader_service.wire.addresses import check_target
+from loader_service.wire.errors import InvalidRequestError, LoaderError, OverloadedError, ServiceUnavailableError
+from loader_service.wire.types import Description, StreamSpec, check_epoch
+
+_DESCRIBE_TIMEOUT_S = 5.0
+_RETRY_INTERVAL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """How patient a client is and how far it reads ahead."""
+
+    unavailable_timeout_s: float = 60.0
+    """How long to go on without any replica before ServiceUnavailableError."""
+    stall_timeout_s: float = 5.0
+    """A replica that owes a message and sends none for this long is taken to be lost; others get its work."""
+    prefetch_steps: int = 8
+    """Steps in memory or on their way, at most: the client's memory is this many batches."""
+    lease_steps: int = 2
+    """Most steps asked of a replica in one request."""
+    streams_per_replica: int = 2
+    """Requests under way at each replica at once, so that one's end does not leave it idle."""
+    resolve_interval_s: float = 10.0
+    """How often ``dns:`` targets are looked up again, to find replicas that came or went."""
+    transport: Transport = "auto"
+    """``shm``: pixels through shared memory, with services on this machine only; ``grpc``: through the connection;
+    ``auto``: shared memory with those services that are on this machine and of the same user."""
+    security: Security = field(default_factory=Security)
+
+    def __post_init__(self) -> None:
+        for name in ("unavailable_timeout_s", "stall_timeout_s", "resolve_interval_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected more than 0 seconds, found {getattr(self, name)}")
+        if self.transport not in get_args(Transport):
+            raise ValueError(f"transport: expected one of {', '.join(get_args(Transport))}, found {self.transport!r}")
+        for name in ("prefetch_steps", "lease_steps", "streams_per_replica"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+
+
+class LoaderClient:
+    """A client of one store, served by ``targets`` (``host:port``, ``unix:PATH``, or ``dns:NAME:PORT`` for all of
+    a name's addresses). Not to be carried across a fork: start workers with ``spawn``.
+
+    Raises ValueError for what is no address, and AccessError when a file of ``options.security`` is of no use.
+    """
+
+    def __init__(self, targets: Sequence[str], options: ClientOptions | None = None) -> None:
+        if isinstance(targets, str) or not targets:
+            raise ValueError(f"targets: expected a list of at least one HOST:PORT, found {targets!r}")
+        for target in targets:
+            check_target(target)
+        self._targets = tuple(targets)
+        self._options = options or ClientOptions()
+        self._options.security.check()
+        self._id = uuid.uuid4().hex
+        self._description: Description | None = None
+        self._streams: WeakSet[BatchStream] = WeakSet()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def describe(self) -> Description:
+        """What the replicas serve; asked once, of every replica that answers.
+
+        Raises MismatchError when two of them differ in store or pipeline, and ServiceUnavailableError when none
+        has answered for ``unavailable_timeout_s``.
+        """
+        if self._description is not None:
+            return self._description
+        deadline = time.monotonic() + self._options.unavailable_timeout_s
+        while True:
+            found: dict[str, Description] = {}
+            failures: dict[str, LoaderError] = {}
+            for target, replica in self._replicas().items():
+                timeout_s = min(_DESCRIBE_TIMEOUT_S, max(deadline - time.monotonic(), 0.1))
+                try:
+                    with replica.connect() as connection:
+                        found[target] = connection.describe(timeout_s)
+                except (OverloadedError, ServiceUnavailableError) as error:
+                    failures[target] = error
+            if found:
+                first_target, self._description = next(iter(found.items()))
+                for target, description in found.items():
+                    expect_same_stream(target, description, self._description, of=first_target)
+                return self._description
+            if time.monotonic() >= deadline:
+                reasons = "; ".join(map(str, failures.values())) or "no address for " + ",".join(self._targets)
+                raise ServiceUnavailableError(
+                    f"expected a loader at {','.join(self._targets)}, found none in "
+                    f"{self._options.unavailable_timeout_s:g} s: {reasons}"
+                )
+            time.sleep(_RETRY_INTERVAL_S * random.uniform(1.0, 2.0))  # clients refused together come back apart
+
+    def num_steps(self, spec: StreamSpec) -> int:
+        """Steps of an epoch of ``spec``. Raises InvalidRequestError when there is no such split."""
+        splits = self.describe().splits
+        if spec.split not in splits:
+            raise InvalidRequestError(f"split: expected one of {', '.join(splits)}, found {spec.split!r}")
+        return spec.num_steps(splits[spec.split])
+
+    def stream(
+        self,
+        spec: StreamSpec,
+        *,
+        epoch: int = 0,
+        step: int = 0,
+        num_epochs: int | None = 1,
+        allocate: Allocate | None = None,
+    ) -> BatchStream:
+        """Batches from (``epoch``, ``step``) on, in order, across epochs, until ``num_epochs`` after ``epoch`` have
+        ended (None: without end).
+
+        ``allocate(shape, dtype)`` makes the arrays that images are received into, which then belong to the batch
+        (default: arrays that are used again once nobody refers to them): pass one that returns pinned memory to copy
+        from it to a GPU. Raises InvalidRequestError when the spec does not fit the store, ValueError for numbers that
+        fit no store, and what ``describe`` raises.
+        """
+        check_epoch(epoch)
+        if num_epochs is not None and num_epochs < 0:
+            raise ValueError(f"num_epochs: expected 0 or more, or None, found {num_epochs}")
+        description = self.describe()
+        steps_per_epoch = self.num_steps(spec)
+        if steps_per_epoch < 1:
+            raise InvalidRequestError(
+                f"batch_size: split {spec.split!r} has {description.splits[spec.split]} images, "
+                f"less than one batch of {spec.batch_size}"
+            )
+        if spec.batch_size > description.limits.max_batch_size:
+            raise InvalidRequestError(
+                f"batch_size: expected at most {description.limits.max_batch_size}, found {spec.batch_size}"
+            )
+        if not 0 <= step < steps_per_epoch:
+            raise InvalidRequestError(f"step: expected 0 to {steps_per_epoch - 1}, found {step}")
+        stream = BatchStream(
+            spec=spec,
+            description=description,
+            find_replicas=self._replicas,
+            epoch=epoch,
+            step=step,
+            num_epochs=num_epochs,
+            allocate=allocate or ArrayPool(self._options.prefetch_steps + 4),
+            stall_timeout_s=self._options.stall_timeout_s,
+            unavailable_timeout_s=self._options.unavailable_timeout_s,
+            window=self._options.prefetch_steps,
+            lease_size=min(self._options.lease_steps, description.limits.max_steps),
+            streams_per_replica=self._options.streams_per_replica,
+            resolve_interval_s=self._options.resolve_interval_s,
+            transport=self._options.transport,
+        )
+        self._streams.add(stream)
+        return stream
+
+    def server_cpu_s(self) -> float:
+        """User and system time that the replicas which answer have used so far, together."""
+        total = 0.0
+        for replica in self._replicas().values():
+            with replica.connect() as connection, suppress(OverloadedError, ServiceUnavailableError):
+                total += connection.describe(_DESCRIBE_TIMEOUT_S).cpu_s
+        return total
+
+    def close(self) -> None:
+        """Closes the streams that are still open."""
+        for stream in list(self._streams):
+            stream.close()
+
+    def _replicas(self) -> dict[str, Replica]:
+        return resolve(self._targets, self._options.security, self._id)

@@ -1,0 +1,149 @@
+"""One replica's part in a stream: a connection, shared memory if there is any, and ranges of steps as batches."""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+import numpy as np
+
+from loader_service.client.assembly import Allocate, Assembly, request_for
+from loader_service.client.http2.calls import IncomingMessage, StreamCall
+from loader_service.client.replica import Connection, expect_same_stream
+from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
+from loader_service.wire.errors import InvalidRequestError, ServiceUnavailableError
+from loader_service.wire.types import Batch, Description, PartHeader, StreamSpec, unpack_header
+
+Transport = Literal["auto", "grpc", "shm"]
+
+_PROBE_TIMEOUT_S = 2.0
+
+
+class Fetcher:
+    """Fetches from one replica over one connection; one request at a time, for one thread.
+
+    Making one asks the replica what it serves. It raises MismatchError when that is not what ``description`` says,
+    InvalidRequestError when ``transport`` is ``shm`` and there is none to be had, and other LoaderErrors when the
+    replica does not answer. The connection stays the caller's.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        spec: StreamSpec,
+        description: Description,
+        allocate: Allocate,
+        transport: Transport,
+    ) -> None:
+        self._connection, self._spec, self._description, self._allocate = connection, spec, description, allocate
+        found = connection.describe(_PROBE_TIMEOUT_S)
+        expect_same_stream(connection.target, found, description)
+        self.session = None if transport == "grpc" else self._attach(found, is_needed=transport == "shm")
+        """The shared memory that pixels come through; None: through the connection."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.session is not None:
+            self.session.close()
+
+    def fetch(self, *, epoch: int, first_step: int, last_step: int) -> "Fetch":
+        """Will ask for steps [first_step, last_step) of ``epoch`` when iterated over. Raises ServiceUnavailableError
+        when the file of the token cannot be read now."""
+        request = request_for(self._spec, self._description, epoch=epoch, first_step=first_step, last_step=last_step)
+        call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
+        return Fetch(
+            call, range(first_step, last_step), Assembly(self._allocate), self.session, self._connection.target
+        )
+
+    def _attach(self, found: Description, *, is_needed: bool) -> SharedMemorySession | None:
+        try:
+            if not found.shared_memory_socket:
+                raise SharedMemoryUnavailableError("it offers none")
+            return SharedMemorySession(found.shared_memory_socket)
+        except SharedMemoryUnavailableError as error:
+            if is_needed:
+                raise InvalidRequestError(
+                    f"{self._connection.target}: expected shared memory with it (--transport shm), found: {error}"
+                ) from None
+            return None
+
+
+class Fetch(Iterator[Batch]):
+    """The batches of one request, in order, and for how long nothing has come.
+
+    Iterating starts the call. It raises grpc.RpcError when that fails, ServiceUnavailableError for an answer that is
+    not sound, and TypeError when ``allocate`` made another array than it was asked for.
+    """
+
+    def __init__(
+        self, call: StreamCall, steps: range, assembly: Assembly, session: SharedMemorySession | None, target: str
+    ) -> None:
+        self._call, self._assembly, self._session, self._target = call, assembly, session, target
+        self._steps = iter(steps)
+        self._num_before = self._num_seen = 0
+        self.num_batches = 0
+        """Whole ones that have come."""
+        self.silent_s = 0.0
+        """For how long nothing has come, as far as ``pass_time`` was told."""
+        self.is_stalled = False
+        """For whoever watches it: whether it was given up."""
+
+    def __next__(self) -> Batch:
+        step = next(self._steps, None)
+        batch = None
+        while batch is None:
+            message = next(self._call, None)
+            if message is None and step is None:
+                raise StopIteration
+            if message is None or step is None:
+                raise ServiceUnavailableError(f"{self._target}: sent fewer or more steps than were asked for")
+            batch = self._take(message)
+        if batch.step != step:
+            raise ServiceUnavailableError(f"{self._target}: sent step {batch.step} out of turn")
+        self.num_batches += 1
+        self._num_before = self._call.num_received
+        return batch
+
+    @property
+    def num_received(self) -> int:
+        """Bytes that have come of the batch after the whole ones."""
+        return self._call.num_received - self._num_before
+
+    def pass_time(self, seconds: float) -> bool:
+        """Says that so much time has passed; whether anything has come in it. For one watcher, on any thread."""
+        num_received = self._call.num_received
+        has_moved = num_received != self._num_seen
+        self._num_seen = num_received
+        self.silent_s = 0.0 if has_moved else self.silent_s + seconds
+        return has_moved
+
+    def cancel(self) -> None:
+        """Breaks the call off, from any thread."""
+        self._call.cancel()
+
+    def _take(self, message: IncomingMessage) -> Batch | None:
+        """Puts a message's images into their batch; the batch, when that completes it."""
+        try:
+            part = _header_of(message)
+            pixels = self._assembly.room_for(part)
+            if not part.slot:
+                message.read_into(pixels, part.pixels_at)
+            elif self._session is not None:
+                shared = self._session.pixels(part.slot, part.generation, len(pixels))
+                # NumPy's copy, unlike a memoryview's, is made without the interpreter's lock.
+                np.copyto(np.frombuffer(pixels, np.uint8), np.frombuffer(shared, np.uint8))
+                self._session.release(part.slot, part.generation)
+            else:
+                raise ValueError("expected pixels in the message, found a slot of shared memory")
+            return self._assembly.add(part)
+        except ValueError as error:
+            raise ServiceUnavailableError(f"{self._target}: sent a malformed batch: {error}") from None
+        except OSError as error:
+            raise ServiceUnavailableError(f"{self._target}: lost its shared memory: {error}") from None
+
+
+def _header_of(message: IncomingMessage) -> PartHeader:
+    while (header := unpack_header(message.head, message.size)) is None:
+        message.read_more()
+    return header

@@ -1,0 +1,97 @@
+"""A stream of batches over several replicas, in order: what its consumer holds."""
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from loader_service.client.assembly import Allocate
+from loader_service.client.delivery import Delivery
+from loader_service.client.fetch import Transport
+from loader_service.client.leases import LeaseBook
+from loader_service.client.replica import Replica
+from loader_service.client.workers import Prefetch
+from loader_service.wire.types import Batch, Description, StreamSpec
+
+
+class BatchStream(Iterator[Batch]):
+    """Iterates over batches in order; make one with ``LoaderClient.stream``.
+
+    Requests run on background threads from construction on, at most ``window`` steps ahead of the consumer. For one
+    consumer thread. Close it (or exhaust it, or use it as a context manager) to end the threads; those of a stream
+    that nobody refers to any more end by themselves, soon after.
+
+    ``next`` raises ServiceUnavailableError when nothing has arrived from any replica for the unavailable timeout,
+    MismatchError when every replica serves something else than was described, DataLossError when every replica
+    finds a record damaged (or those that answer do, after the timeout), AccessError and InvalidRequestError as soon as
+    a replica says so, and TypeError when ``allocate`` made an array that is not what it was asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: StreamSpec,
+        description: Description,
+        find_replicas: Callable[[], dict[str, Replica]],
+        epoch: int,
+        step: int,
+        num_epochs: int | None,
+        allocate: Allocate,
+        stall_timeout_s: float,
+        unavailable_timeout_s: float,
+        window: int,
+        lease_size: int,
+        streams_per_replica: int,
+        resolve_interval_s: float,
+        transport: Transport,
+    ) -> None:
+        self.steps_per_epoch = spec.num_steps(description.splits[spec.split])
+        """Steps of each epoch."""
+        self.wait_s = 0.0
+        """Seconds that ``next`` has waited for batches, in all."""
+        self._delivery = Delivery(
+            LeaseBook(
+                num_positions=None if num_epochs is None else num_epochs * self.steps_per_epoch - step,
+                steps_per_epoch=self.steps_per_epoch,
+                first_step=step,
+                window=window,
+                lease_size=lease_size,
+            ),
+            stall_timeout_s=stall_timeout_s,
+            unavailable_timeout_s=unavailable_timeout_s,
+        )
+        self._prefetch = Prefetch(
+            self._delivery,
+            owner=weakref.ref(self),
+            spec=spec,
+            description=description,
+            find_replicas=find_replicas,
+            first_epoch=epoch,
+            allocate=allocate,
+            stall_timeout_s=stall_timeout_s,
+            streams_per_replica=streams_per_replica,
+            resolve_interval_s=resolve_interval_s,
+            transport=transport,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __next__(self) -> Batch:
+        started = time.monotonic()
+        batch = self._delivery.take()
+        self.wait_s += time.monotonic() - started
+        if batch is None:
+            self.close()
+            raise StopIteration
+        return batch
+
+    def close(self) -> None:
+        """Cancels what is under way and ends the threads, waiting a few seconds for them at most.
+
+        Batches already taken stay valid.
+        """
+        self._prefetch.close()

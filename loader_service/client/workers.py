@@ -1,0 +1,174 @@
+"""The threads behind a stream: one a request under way, and one that watches them and looks for replicas."""
+
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+import grpc
+
+from loader_service.client.assembly import Allocate
+from loader_service.client.delivery import Delivery
+from loader_service.client.discovery import Discovery
+from loader_service.client.fetch import Fetch, Fetcher, Transport
+from loader_service.client.leases import Lease
+from loader_service.client.replica import Connection, Replica
+from loader_service.wire.errors import DataLossError, LoaderError, OverloadedError, ServiceUnavailableError
+from loader_service.wire.types import Description, StreamSpec
+
+_FIRST_BACKOFF_S = 0.05
+_STEADY_AFTER_S = 1.0
+_MAX_BACKOFF_S = 1.0
+_CLOSE_TIMEOUT_S = 10.0
+
+
+class Prefetch:
+    """Fetches for a ``delivery`` from construction on, until it is closed or its ``owner`` is no more."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        *,
+        owner: "weakref.ref[object]",
+        spec: StreamSpec,
+        description: Description,
+        find_replicas: Callable[[], dict[str, Replica]],
+        first_epoch: int,
+        allocate: Allocate,
+        stall_timeout_s: float,
+        streams_per_replica: int,
+        resolve_interval_s: float,
+        transport: Transport,
+    ) -> None:
+        self._delivery = delivery
+        self._owner = owner
+        self._spec = spec
+        self._description = description
+        self._first_epoch = first_epoch
+        self._allocate = allocate
+        self._stall_timeout_s = stall_timeout_s
+        self._streams_per_replica = streams_per_replica
+        self._transport = transport
+        self._discovery = Discovery(find_replicas, resolve_interval_s)
+        self._workers: list[threading.Thread] = []
+        self._supervisor = threading.Thread(target=self._supervise, name="loader-supervisor", daemon=True)
+        try:
+            self._take_up(find_replicas())
+            self._supervisor.start()
+        except BaseException:
+            delivery.stop()
+            raise
+
+    def close(self) -> None:
+        """Cancels what is under way and waits for the threads, a few seconds at most."""
+        deadline = time.monotonic() + _CLOSE_TIMEOUT_S
+        self._delivery.stop()
+        self._supervisor.join(_CLOSE_TIMEOUT_S)
+        for thread in list(self._workers):  # the supervisor starts no more
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        self._delivery.clear()
+
+    def _supervise(self) -> None:
+        """Watches calls, looks for replicas from time to time, and ends it all when nobody can take batches any more.
+
+        Whether its owner is gone is looked up: a finalizer may run on any thread, with any lock held.
+        """
+        interval_s = min(self._stall_timeout_s / 4, 0.25)
+        looked_at = time.monotonic()
+        try:
+            while not self._delivery.closed.wait(interval_s):
+                now = time.monotonic()
+                self._delivery.watch(min(now - looked_at, 2 * interval_s))  # not while this process was stopped
+                looked_at = now
+                found = self._discovery.poll()
+                self._delivery.trouble = self._discovery.failure
+                if found is not None:
+                    self._take_up(found)
+                if self._owner() is None:
+                    self._delivery.stop()
+        except BaseException as error:
+            self._delivery.fail(error)
+
+    def _take_up(self, found: dict[str, Replica]) -> None:
+        """Starts the workers that are missing at the replicas found."""
+        self._workers = [thread for thread in self._workers if thread.is_alive()]
+        for target in self._delivery.take_up(set(found), self._streams_per_replica):
+            thread = threading.Thread(target=self._work, args=(found[target],), name=f"loader-{target}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads now; there may be at the next look
+                self._delivery.end_worker(target)
+                self._discovery.failure = str(error)
+            else:
+                self._workers.append(thread)
+
+    def _work(self, replica: Replica) -> None:
+        """Fetches leases from one replica until the stream ends; after a failure, backs off and connects anew."""
+        backoff_s = 0.0
+        try:
+            # Clients that were cut off together come back apart.
+            while self._delivery.pause(backoff_s * random.uniform(0.5, 1.0)):
+                connected_at = time.monotonic()
+                try:
+                    with replica.connect() as connection:
+                        if self._fetch_leases(connection):
+                            return
+                    backoff_s = 0.0
+                except LoaderError as error:
+                    if not self._delivery.note_failure(replica.target, error):
+                        return
+                    if time.monotonic() - connected_at > _STEADY_AFTER_S:
+                        backoff_s = 0.0
+                    hint_s = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
+                    backoff_s = min(max(2 * backoff_s, hint_s, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
+        except BaseException as error:
+            self._delivery.fail(error)
+        finally:
+            self._delivery.end_worker(replica.target)
+
+    def _fetch_leases(self, connection: Connection) -> bool:
+        """Fetches leases over one connection; True when the stream has ended, False when a new connection is wanted."""
+        with Fetcher(
+            connection,
+            spec=self._spec,
+            description=self._description,
+            allocate=self._allocate,
+            transport=self._transport,
+        ) as fetcher:
+            while (lease := self._delivery.wait_for_lease(connection.target)) is not None:
+                is_whole = self._fetch(connection, fetcher, lease)
+                self._delivery.note_success(connection.target)
+                if not is_whole and fetcher.session is not None:
+                    return False  # it is not known which of its slots are still being written
+        return True
+
+    def _fetch(self, connection: Connection, fetcher: Fetcher, lease: Lease) -> bool:
+        """Receives one lease; whether its call ran to the end.
+
+        Raises a LoaderError when the replica fails; the lease's rest is then up for others.
+        """
+        epoch, first_step = self._delivery.locate(lease)
+        fetch: Fetch | None = None
+        try:
+            last_step = first_step + lease.end - lease.begin
+            fetch = fetcher.fetch(epoch=self._first_epoch + epoch, first_step=first_step, last_step=last_step)
+            self._delivery.begin(lease, fetch)
+            for position, batch in enumerate(fetch, lease.begin):
+                self._delivery.deliver(position, lease, batch)
+            return True
+        except grpc.RpcError as error:
+            is_stalled = fetch is not None and fetch.is_stalled
+            if self._delivery.closed.is_set() or (self._delivery.is_superseded(lease) and not is_stalled):
+                return False
+            if is_stalled:
+                raise ServiceUnavailableError(
+                    f"{connection.target}: expected a message within {self._stall_timeout_s:g} s, found a stall"
+                ) from None
+            failure = connection.translate(error)
+            if isinstance(failure, DataLossError) and fetch is not None:
+                self._delivery.note_loss(connection.target, lease.begin + fetch.num_batches, failure)
+                return False
+            raise failure from None
+        finally:
+            self._delivery.end(lease, fetch)

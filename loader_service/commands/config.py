@@ -1,0 +1,240 @@
+"""The options of each command, checked once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from commandline import option
+from commandline.logs import LogFormat
+from loader_service.commands.connect import ConnectConfig
+from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
+from loader_service.wire.types import Limits, StreamSpec, View, check_epoch
+
+_MAX_COUNT = 2**31 - 1
+_MAX_BYTES = 2**62
+_MAX_MESSAGE_BYTES = 2**30
+_MAX_SECONDS = 1_000_000.0
+_RANGES: dict[str, tuple[float, float]] = {
+    "processes": (1, 1024),
+    "threads": (1, 1024),
+    "message_bytes": (1, _MAX_MESSAGE_BYTES),
+    "max_batch_size": (1, _MAX_COUNT),
+    "max_steps": (1, _MAX_COUNT),
+    "max_streams": (1, _MAX_COUNT),
+    "max_streams_per_identity": (1, _MAX_COUNT),
+    "cache_bytes": (0, _MAX_BYTES),
+    "share_bytes": (0, _MAX_BYTES),
+    "drain_seconds": (0, _MAX_SECONDS),
+    "max_connection_age": (0, _MAX_SECONDS),
+    "duration_s": (0.001, _MAX_SECONDS),
+    "warmup_s": (0, _MAX_SECONDS),
+    "timeout_s": (0.001, _MAX_SECONDS),
+    "count": (1, 200),
+    "draws": (1, 32),
+}
+"""The least and the most that an option may be; ``nan`` is neither."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Options of ``serve``."""
+
+    store: Path = field(metadata=option("the store to serve, as preprocess wrote it"))
+    listen: str = field(
+        default="127.0.0.1:7000",
+        metadata=option("address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"),
+    )
+    processes: int = field(
+        default=1,
+        metadata=option(
+            "serve from so many processes, on as many ports from the one given on; one that dies is restarted"
+        ),
+    )
+    threads: int = field(default=2, metadata=option("decode threads; one a core that this process may use"))
+    cache_bytes: int = field(
+        default=0, metadata=option("keep up to this much of decoded images in memory; 192 KB an image")
+    )
+    share_bytes: int = field(
+        default=256_000_000,
+        metadata=option("while several clients read one stream, keep so much of recent messages for the slower ones"),
+    )
+    message_bytes: int = field(default=4_900_000, metadata=option("size of a message's images, at most"))
+    max_batch_size: int = field(default=8192, metadata=option("largest batch size that may be asked for"))
+    max_steps: int = field(default=64, metadata=option("most steps in one request"))
+    max_streams: int = field(default=128, metadata=option("most requests served at once"))
+    max_streams_per_identity: int = field(default=64, metadata=option("most requests of one host at once"))
+    drain_seconds: float = field(
+        default=10.0,
+        metadata=option("after SIGTERM, let requests under way finish for so long", metavar="SECONDS"),
+    )
+    max_connection_age: float = field(
+        default=300.0,
+        metadata=option(
+            "have clients connect anew after about so long, without breaking a request off: behind a balancer, new "
+            "replicas get their share; 0: never",
+            metavar="SECONDS",
+        ),
+    )
+    tls_cert: Path | None = field(default=None, metadata=option("PEM file of the server's certificate: turns TLS on"))
+    tls_key: Path | None = field(default=None, metadata=option("PEM file of the server's private key"))
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata=option("PEM file of an authority: clients must show a certificate that it signed"),
+    )
+    token_file: Path | None = field(
+        default=None,
+        metadata=option("file of bearer tokens, one a line: clients must send one; read again when it changes"),
+    )
+    insecure: bool = field(
+        default=False,
+        metadata=option("serve in clear text on an address that is not loopback: anyone can read"),
+    )
+    metrics_listen: str | None = field(
+        default=None, metadata=option("serve Prometheus metrics at http://HOST:PORT/metrics", metavar="HOST:PORT")
+    )
+    metrics_insecure: bool = field(
+        default=False, metadata=option("serve metrics in clear text on an address that is not loopback")
+    )
+    shared_memory: bool = field(
+        default=True, metadata=option("offer shared memory to clients of the same user on this machine")
+    )
+    reflection: bool = field(default=False, metadata=option("let tools such as grpcurl ask what the service offers"))
+    log_format: LogFormat = field(default="text", metadata=option("lines for people or JSON for machines"))
+    log_level: Literal["debug", "info", "warning", "error"] = field(
+        default="info", metadata=option("least severity to log")
+    )
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
+        _check_ranges(self)
+        with named("--listen"):
+            check_listen(self.listen)
+        if not is_loopback(self.listen) and self.tls_cert is None and not self.insecure:
+            raise ValueError(
+                f"--listen {self.listen}: expected a loopback address, or --tls-cert and --tls-key, "
+                "or --insecure to serve in clear text to whoever can connect"
+            )
+        if self.metrics_listen is not None:
+            if self.metrics_listen.startswith("unix:"):
+                raise ValueError(f"--metrics-listen: expected HOST:PORT, found {self.metrics_listen!r}")
+            with named("--metrics-listen"):
+                check_listen(self.metrics_listen)
+            if not is_loopback(self.metrics_listen) and self.tls_cert is None and not self.metrics_insecure:
+                raise ValueError(
+                    f"--metrics-listen {self.metrics_listen}: expected a loopback address, or --tls-cert and "
+                    "--tls-key, or --metrics-insecure to show metrics to whoever can connect"
+                )
+        self._check_ports()
+
+    def _check_ports(self) -> None:
+        """Each process has the next port: all must exist, and be different."""
+        taken: dict[int, str] = {}
+        for name, address in (("--listen", self.listen), ("--metrics-listen", self.metrics_listen)):
+            if address is None or address.startswith("unix:"):
+                continue
+            _, first = host_and_port(address, lowest_port=0)
+            for port in range(first, first + self.processes) if first else ():
+                if port > MAX_PORT:
+                    raise ValueError(f"{name} {address}: expected ports for {self.processes} processes, found {port}")
+                if port in taken:
+                    raise ValueError(f"{name} {address}: port {port} is one of {taken[port]} too")
+                taken[port] = name
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            max_batch_size=self.max_batch_size,
+            max_steps=self.max_steps,
+            message_bytes=self.message_bytes,
+            max_streams_per_identity=self.max_streams_per_identity,
+            max_streams=self.max_streams,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskConfig(ConnectConfig):
+    """Options of every command here that asks a running service."""
+
+    json: bool = field(default=False, metadata=option("print the result as JSON"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_ranges(self)
+        self.require_target()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(AskConfig):
+    """Options that choose a stream."""
+
+    split: str = field(default="train", metadata=option("split to stream"))
+    view: View = field(default="train", metadata=option("which crops"))
+    crop_size: int | None = field(default=None, metadata=option("side of a crop in pixels (default: 7/8 of the image)"))
+    shuffle: bool = field(default=True, metadata=option("the epoch's permutation, not stored order"))
+    seed: int = field(default=0, metadata=option("seed of order and draws"))
+    epoch: int = field(default=0, metadata=option("epoch, from 0"))
+    batch_size: int = field(default=128, metadata=option("images a step"))
+    colour_std: float = field(default=0.1, metadata=option("deviation of the colour draw; 0 turns it off"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_epoch(self.epoch)
+        self.spec  # noqa: B018  # raises for values out of range
+
+    @property
+    def spec(self) -> StreamSpec:
+        return StreamSpec(
+            split=self.split,
+            view=self.view,
+            crop_size=self.crop_size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            colour_std=self.colour_std,
+            drop_last=False,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigestConfig(StreamConfig):
+    """Options of ``digest``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(StreamConfig):
+    """Options of ``bench``."""
+
+    duration_s: float = field(default=10.0, metadata=option("measure for so long"))
+    warmup_s: float = field(default=2.0, metadata=option("after running for so long"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig(StreamConfig):
+    """Options of ``preview``."""
+
+    out: Path = field(default=Path("crops.png"), metadata=option("PNG file to write"))
+    count: int = field(default=8, metadata=option("number of images"))
+    draws: int = field(default=6, metadata=option("crops of each image, from as many epochs"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_epoch(self.epoch + self.draws - 1)
+        if self.out.suffix.lower() != ".png":
+            raise ValueError(f"--out: expected a file name that ends in .png, found {str(self.out)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthcheckConfig(AskConfig):
+    """Options of ``healthcheck``."""
+
+    timeout_s: float = field(default=3.0, metadata=option("wait for an answer for so long"))
+
+
+def _check_ranges(config: object) -> None:
+    for name, (least, most) in _RANGES.items():
+        found = getattr(config, name, least)
+        if not least <= found <= most:
+            raise ValueError(f"--{name.replace('_', '-')}: expected {least:g} to {most:,.0f}, found {found}")

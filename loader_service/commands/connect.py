@@ -1,0 +1,66 @@
+"""The options of every command that is a client of the service, ours and the trainer's."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from commandline import option
+from loader_service.client.client import ClientOptions
+from loader_service.client.fetch import Transport
+from loader_service.client.replica import Security
+from loader_service.wire.addresses import check_target, named
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectConfig:
+    """Which loaders to ask, and how."""
+
+    target: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "loaders to read from (required); dns:NAME:PORT stands for all addresses of NAME",
+            metavar="HOST:PORT[,...]",
+        ),
+    )
+    service_timeout_s: float = field(default=60.0, metadata=option("go on without any loader for so long"))
+    prefetch_steps: int = field(default=8, metadata=option("batches in memory or on their way, at most"))
+    transport: Transport = field(
+        default="auto",
+        metadata=option("auto: shared memory with loaders on this machine, else gRPC; or one of them only"),
+    )
+    tls_ca: Path | None = field(
+        default=None,
+        metadata=option("PEM file of the authority that signed the loaders' certificates: turns TLS on"),
+    )
+    tls_cert: Path | None = field(default=None, metadata=option("PEM file of this client's certificate"))
+    tls_key: Path | None = field(default=None, metadata=option("PEM file of this client's private key"))
+    tls_server_name: str | None = field(
+        default=None, metadata=option("name to expect in the loaders' certificates", metavar="NAME")
+    )
+    token_file: Path | None = field(default=None, metadata=option("file with the bearer token on its first line"))
+
+    def __post_init__(self) -> None:
+        self.client_options  # noqa: B018  # raises for options that do not fit together
+
+    @property
+    def client_options(self) -> ClientOptions:
+        security = Security(
+            tls_ca=self.tls_ca,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            tls_server_name=self.tls_server_name,
+            token_file=self.token_file,
+        )
+        return ClientOptions(
+            unavailable_timeout_s=self.service_timeout_s,
+            prefetch_steps=self.prefetch_steps,
+            transport=self.transport,
+            security=security,
+        )
+
+    def require_target(self) -> None:
+        """Raises ValueError when there is no loader to ask, or something that is no address."""
+        if not self.target:
+            raise ValueError("--target: expected at least one HOST:PORT, found none")
+        with named("--target"):
+            for target in self.target:
+                check_target(target)

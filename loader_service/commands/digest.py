@@ -1,0 +1,41 @@
+"""``digest``: one SHA-256 for an epoch's stream, so that anyone can compare two deployments."""
+
+import hashlib
+import struct
+
+from loader_service.client.client import LoaderClient
+from loader_service.wire.types import Batch, StreamSpec
+
+_ROW = struct.Struct("<qq")
+
+
+class StreamDigest:
+    """SHA-256 over index, label (little-endian int64), crop bytes and colour shift (float32 [3]) of each image.
+
+    It depends on the images' order and not on how they are cut into batches.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.num_images = 0
+
+    def add(self, batch: Batch) -> None:
+        """Takes in a batch; batches must come in order."""
+        shifts = batch.colour_shifts.astype("<f4", copy=False)
+        for i in range(batch.num_images):
+            self._hash.update(_ROW.pack(int(batch.indices[i]), int(batch.labels[i])))
+            self._hash.update(memoryview(batch.images[i]).cast("B"))
+            self._hash.update(memoryview(shifts[i]).cast("B"))
+        self.num_images += batch.num_images
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def epoch_digest(client: LoaderClient, spec: StreamSpec, epoch: int) -> StreamDigest:
+    """The digest of one epoch of ``spec``."""
+    digest = StreamDigest()
+    with client.stream(spec, epoch=epoch) as stream:
+        for batch in stream:
+            digest.add(batch)
+    return digest

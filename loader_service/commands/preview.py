@@ -1,0 +1,60 @@
+"""``preview``: a contact sheet of augmented crops beside the images they were cut from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from loader_service.client.client import LoaderClient
+from loader_service.wire.types import Batch, Images, StreamSpec
+
+UInt8 = npt.NDArray[np.uint8]
+
+_MARGIN = 8
+_BACKGROUND = 255
+
+
+def write_preview(client: LoaderClient, spec: StreamSpec, *, epoch: int, count: int, draws: int, out: Path) -> None:
+    """Writes a PNG: a row for each of the first ``count`` images of stored order, the whole image first, then its
+    crop with the colour shift added (and clipped, for the eye) as epochs ``epoch``, ``epoch + 1``, ... draw it.
+    """
+    description = client.describe()
+    count = min(count, description.splits.get(spec.split, count))
+    # Stored order: each epoch draws anew for the same images.
+    crops_spec = replace(spec, shuffle=False, batch_size=count, drop_last=False)
+    originals = _first_batch(client, replace(crops_spec, view="full"), epoch)
+    columns: list[Images] = [originals.images[:count]]
+    for draw in range(draws):
+        batch = _first_batch(client, crops_spec, epoch + draw)
+        crops = batch.images[:count] if batch.images.ndim == 4 else batch.images[:count, draw % 10]
+        shifted = crops.astype(np.float32) + batch.colour_shifts[:count, None, None, :]
+        columns.append(np.clip(np.rint(shifted), 0, 255).astype(np.uint8))
+    sheet = _sheet(columns, description.image_side)
+    _, png = cv2.imencode(".png", sheet[:, :, ::-1])
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        unfinished.write_bytes(png.tobytes())
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _first_batch(client: LoaderClient, spec: StreamSpec, epoch: int) -> Batch:
+    with client.stream(spec, epoch=epoch) as stream:
+        return next(stream)
+
+
+def _sheet(columns: Sequence[Images], side: int) -> UInt8:
+    rows = len(columns[0])
+    cell = side + _MARGIN
+    sheet = np.full((rows * cell + _MARGIN, len(columns) * cell + _MARGIN, 3), _BACKGROUND, np.uint8)
+    for column, images in enumerate(columns):
+        for row in range(rows):
+            height, width = images[row].shape[:2]
+            top = _MARGIN + row * cell + (side - height) // 2
+            left = _MARGIN + column * cell + (side - width) // 2
+            sheet[top : top + height, left : left + width] = images[row]
+    return sheet

@@ -1,0 +1,142 @@
+"""``serve``: a store over gRPC until told to stop, from one process or several."""
+
+import logging
+import resource
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import grpc
+
+from commandline.logs import configure_logs
+from commandline.program import EXIT_INTERRUPTED
+from commandline.stopping import StopRequests
+from loader_service.commands.config import ServeConfig
+from loader_service.commands.supervise import supervise
+from loader_service.pipeline.metrics import Metrics
+from loader_service.pipeline.outgoing_message import keep_freed_memory
+from loader_service.pipeline.pipeline import Pipeline
+from loader_service.server.server import LoaderServer
+from loader_service.server.tokens import TokenFile
+from loader_service.wire.addresses import host_and_port
+from loader_service.wire.credentials import load_authority, load_certificate
+from loader_service.wire.errors import LoaderError, ServiceUnavailableError
+from preprocess.errors import StoreError
+from preprocess.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def serve(config: ServeConfig) -> int:
+    """Serves until SIGTERM or Ctrl-C, then drains; a second Ctrl-C breaks that off. Returns the exit code.
+
+    Each process prints one line with its address once it is ready. Threads may stay behind that wait for clients which
+    do not read, and Python's own end would wait for those: leave with ``os._exit``.
+    """
+    configure_logs(config.log_level, config.log_format)
+    if config.processes == 1:
+        return _serve_one(config)
+    # What is wrong for all is said once, here.
+    with Store(config.store):
+        _credentials(config)
+    if config.token_file is not None:
+        TokenFile(config.token_file)
+    configs = [_nth(config, number) for number in range(config.processes)]
+    return supervise(configs, _serve_one, config.drain_seconds, user_errors=(LoaderError, StoreError, OSError))
+
+
+def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None) -> int:
+    configure_logs(config.log_level, config.log_format)
+    keep_freed_memory()
+    _allow_many_files()
+    metrics = Metrics()
+    tokens = TokenFile(config.token_file) if config.token_file else None
+    with (
+        StopRequests() as stop,
+        Store(config.store) as store,
+        Pipeline(
+            store,
+            num_threads=config.threads,
+            message_bytes=config.message_bytes,
+            cache_bytes=config.cache_bytes,
+            share_bytes=config.share_bytes,
+            metrics=metrics,
+        ) as pipeline,
+    ):
+        server = LoaderServer(
+            pipeline,
+            config.listen,
+            config.limits,
+            credentials=_credentials(config),
+            tokens=tokens,
+            metrics=metrics,
+            reflection=config.reflection,
+            shared_memory=config.shared_memory,
+            max_connection_age_s=config.max_connection_age or None,
+        )
+        if config.metrics_listen is not None:
+            _serve_metrics(metrics, config.metrics_listen, config)
+        server.start()
+        address = config.listen
+        if not address.startswith("unix:"):
+            address = f"{address.rpartition(':')[0]}:{server.port}"
+        splits = ", ".join(f"{name} {split.num_images:,}" for name, split in store.manifest.splits.items())
+        with suppress(BrokenPipeError):  # whoever read our output has left; those whom we serve have not
+            # In one write, so that the lines of several processes do not mix.
+            print(f"serving {config.store} on {address}\n", end="", flush=True)
+        on_ready()
+        log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
+        stop.wait()
+        log.info("stopping: requests under way have %g s to finish", config.drain_seconds)
+        try:
+            server.stop(config.drain_seconds)
+        except KeyboardInterrupt:
+            log.warning("interrupted: requests under way were broken off")
+            return EXIT_INTERRUPTED
+    log.info("stopped")
+    return 0
+
+
+def _serve_metrics(metrics: Metrics, address: str, config: ServeConfig) -> None:
+    host, port = host_and_port(address, lowest_port=0)
+    try:
+        found = metrics.serve(host, port, cert=config.tls_cert, key=config.tls_key)
+    except OSError as error:
+        raise ServiceUnavailableError(f"--metrics-listen {address}: cannot listen there: {error.strerror}") from None
+    log.info("metrics on port %d", found)
+
+
+def _nth(config: ServeConfig, number: int) -> ServeConfig:
+    """The options of one of several processes: its own ports."""
+    metrics_listen = _shifted(config.metrics_listen, number) if config.metrics_listen else None
+    return replace(config, processes=1, listen=_shifted(config.listen, number), metrics_listen=metrics_listen)
+
+
+def _shifted(address: str, number: int) -> str:
+    if address.startswith("unix:"):
+        return f"{address}.{number}"
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + number if int(port) else 0}"
+
+
+def _credentials(config: ServeConfig) -> grpc.ServerCredentials | None:
+    """What the server shows and whom it trusts. Raises AccessError, naming the file, where gRPC would say nothing."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_certificate(context, config.tls_cert, config.tls_key)
+    if config.tls_client_ca is not None:
+        load_authority(context, config.tls_client_ca)
+    client_ca = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
+    return grpc.ssl_server_credentials(
+        [(config.tls_key.read_bytes(), config.tls_cert.read_bytes())],
+        root_certificates=client_ca,
+        require_client_auth=client_ca is not None,
+    )
+
+
+def _allow_many_files() -> None:
+    """Raises the soft limit of open files to the hard one: a store of ImageNet-21k has thousands of shards."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

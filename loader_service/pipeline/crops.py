@@ -1,0 +1,84 @@
+"""From stored images to crops: read, decode, cut, mirror, and finish on request."""
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from loader_service.pipeline.decode import Decoder, UInt8, copy_crop
+from loader_service.pipeline.image_cache import DecodedCache
+from loader_service.pipeline.plan import Job
+from loader_service.wire.errors import DataLossError
+from preprocess.errors import DamagedRecordError
+from preprocess.store import Store
+
+
+class CropMaker:
+    """Makes the crops of jobs over one store, on any number of threads. The store and the cache stay the caller's."""
+
+    def __init__(self, store: Store, cache: DecodedCache) -> None:
+        self._store, self._cache = store, cache
+        self._side = store.manifest.image.side
+        self._local = threading.local()
+
+    def fill(self, job: Job, crops: UInt8, labels: npt.NDArray[np.int64]) -> None:
+        """Decodes and crops a job's images into ``crops`` [N, num_crops, H, W, 3], and their labels into ``labels``.
+
+        Raises DataLossError, naming shard and key, when a stored record is damaged.
+        """
+        split, size = job.range.split, job.range.crop_size
+        for i, index in enumerate(job.indices.tolist()):
+            if job.range.view == "ten_crop":
+                labels[i], image = self._window(split, index, 0, 0, self._side)
+                _ten_crops(crops[i], image)
+            else:
+                labels[i], window = self._window(split, index, job.tops[i], job.lefts[i], size)
+                copy_crop(crops[i, 0], window, job.mirrors[i])
+
+    def finish(self, crops: UInt8, shifts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Centred and shifted crops: float32 [N, crops, H, W, 3]. The mean is its centre crop for every crop."""
+        size = crops.shape[2]
+        at = (self._side - size) // 2
+        mean = self._store.statistics.mean_image[at : at + size, at : at + size]
+        finished = crops.astype(np.float32)
+        finished -= mean
+        finished += shifts[:, None, None, None, :]
+        return finished
+
+    def _window(self, split: str, index: int, top: int, left: int, size: int) -> tuple[int, UInt8]:
+        """Label of a stored image and the pixels of its window at (top, left), uint8 [size, size, 3]; they are valid
+        until this thread's next call.
+        """
+        cached = self._cache.get(split, index)
+        if cached is not None:
+            label, pixels = cached
+            return label, pixels[top : top + size, left : left + size]
+        decoder: Decoder | None = getattr(self._local, "decoder", None)
+        if decoder is None:
+            decoder = self._local.decoder = Decoder(self._store.manifest.image)
+        reader = self._store.split(split)
+        try:
+            label, record = reader.read(index)
+        except DamagedRecordError as error:
+            raise DataLossError(str(error)) from None
+        try:
+            if not self._cache.has_room(self._store.manifest.image.raw_size_bytes):
+                return label, decoder.decode_window(record, top, left, size)
+            pixels = decoder.decode(record)
+        except ValueError as error:
+            shard, position = reader.locate(index)
+            file = self._store.path / reader.info.shards[shard].file
+            raise DataLossError(f"{file}: key {position}: cannot be decoded: {error}") from None
+        self._cache.offer(split, index, label, pixels)
+        return label, pixels[top : top + size, left : left + size]
+
+
+def _ten_crops(out: UInt8, image: UInt8) -> None:
+    """Four corners and the centre, then their mirror images (paper, section 4.1): ``out`` [10, crop, crop, 3]."""
+    crop = out.shape[1]
+    far = image.shape[0] - crop
+    corners = ((0, 0), (0, far), (far, 0), (far, far), (far // 2, far // 2))
+    for i, (top, left) in enumerate(corners):
+        window = image[top : top + crop, left : left + crop]
+        copy_crop(out[i], window, False)
+        copy_crop(out[i + 5], window, True)

@@ -1,0 +1,216 @@
+"""Turns ranges of an epoch into messages: order, draws, read, decode, crop, pack. Bounded; the same bytes always."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Self
+
+import cv2
+import numpy as np
+
+from loader_service.pipeline.augment import PIPELINE_VERSION
+from loader_service.pipeline.crops import CropMaker
+from loader_service.pipeline.decode import decoder_digest
+from loader_service.pipeline.image_cache import DecodedCache
+from loader_service.pipeline.metrics import Metrics
+from loader_service.pipeline.outgoing_message import OutgoingMessage
+from loader_service.pipeline.plan import Job, Planner, StepRange
+from loader_service.pipeline.sharing import SharedMessages, StreamPopulation
+from loader_service.server.shared_memory import Slot, SlotPool
+from loader_service.wire.errors import ServiceUnavailableError
+from loader_service.wire.types import Message, Part, pack_header, pack_part, unpack_part
+from preprocess.store import Encoding, Store
+
+
+def pipeline_version(encoding: Encoding) -> str:
+    """Version of all that turns a store of that encoding into a stream; two replicas with the same one send the same
+    bytes."""
+    return f"{PIPELINE_VERSION}.{decoder_digest(encoding)}"
+
+
+class Pipeline:
+    """Makes the messages of step ranges with ``num_threads`` decode threads, shared by all ranges being served.
+
+    A message holds as many images as fit ``message_bytes`` (at least one). Each range has at most
+    ``num_threads + 1`` messages made or being made ahead of its reader, so memory is bounded by
+    (ranges being served) * (num_threads + 2) * message_bytes, plus ``cache_bytes`` of decoded images, plus, while
+    several clients read one stream, ``share_bytes`` of recent messages.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        num_threads: int,
+        message_bytes: int,
+        cache_bytes: int = 0,
+        share_bytes: int = 0,
+        metrics: Metrics | None = None,
+    ) -> None:
+        cv2.setNumThreads(0)  # our threads are the parallelism
+        self.store = store
+        self.side = store.manifest.image.side
+        self.version = pipeline_version(store.manifest.image.encoding)
+        self.message_bytes = message_bytes
+        cache = DecodedCache(cache_bytes)
+        self._planner = Planner(store, message_bytes)
+        self._crops = CropMaker(store, cache)
+        self._population = StreamPopulation()
+        self._metrics = metrics or Metrics()
+        self._metrics.describe(store.fingerprint, self.version)
+        self._metrics.watch_cache(cache)
+        self._ahead = num_threads + 1
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._share_bytes = share_bytes
+        self._shared = SharedMessages(share_bytes, self._executor.submit)
+        self._metrics.watch_shared(lambda: self._shared.num_shared)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the messages being made and ends the threads. The store stays the caller's."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._planner.close()
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of shared memory that one stream can use: those being made, and those that its reader still has."""
+        return self._ahead + 3
+
+    def messages(
+        self,
+        steps: StepRange,
+        client: str = "",
+        *,
+        slots: SlotPool | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[Message]:
+        """The packed ``Batch`` messages of ``steps``, in order. ``client`` says who asks: other clients of the same
+        stream share the work.
+
+        With ``slots``, pixels go into shared memory where they fit; then the stream waits for free slots for as long as
+        ``is_wanted()``, and ends early after that.
+
+        Raises DataLossError, naming shard and key, when a stored record is damaged, and ServiceUnavailableError when
+        the session of ``slots`` ends: a stream that comes to its own end was complete.
+        """
+        if slots is not None and slots.slot_bytes < self._planner.images_per_message(steps) * steps.image_bytes:
+            slots = None
+        stream = replace(steps, first_step=0, last_step=0)
+        # How many steps apart two clients can be and still share: what is kept reaches so far back.
+        reach = self._share_bytes // max(steps.slice_bytes, 1)
+        is_shared = self._population.note(stream, client, steps.first_step, reach=reach)
+        if self._population.is_solitary:
+            self._shared.forget()
+        jobs = self._planner.jobs(steps)
+        if slots is not None and not is_shared:
+            yield from self._messages_in_slots(jobs, slots, is_wanted)
+            return
+        for message in self._shared_messages(jobs, stream, keep=is_shared):
+            if slots is None:
+                yield message
+                continue
+            slot = _free_slot(slots, is_wanted)
+            if slot is None:
+                return
+            yield _moved(message, slot)
+
+    def _shared_messages(self, jobs: Iterator[Job], stream: StepRange, *, keep: bool) -> Iterator[Message]:
+        ahead: deque[Future[Message]] = deque()
+
+        def start(job: Job) -> None:
+            key = (stream, job.step, job.offset)
+            ahead.append(self._shared.get(key, lambda: self._make(job), keep=keep))
+
+        for job in islice(jobs, self._ahead):
+            start(job)
+        while ahead:
+            message = ahead.popleft().result()
+            for job in islice(jobs, 1):
+                start(job)
+            yield message
+
+    def _messages_in_slots(
+        self, jobs: Iterator[Job], slots: SlotPool, is_wanted: Callable[[], bool]
+    ) -> Iterator[Message]:
+        ahead: deque[tuple[Slot, Future[Message]]] = deque()
+        try:
+            for job in jobs:
+                slot = _free_slot(slots, is_wanted)
+                if slot is None:
+                    return
+                ahead.append((slot, self._executor.submit(self._make, job, slot)))
+                if len(ahead) == self._ahead:
+                    message = ahead[0][1].result()
+                    ahead.popleft()
+                    yield message
+            while ahead:
+                message = ahead[0][1].result()
+                ahead.popleft()
+                yield message
+        finally:
+            # What was made and never sent: its slots go back once nobody writes to them any more.
+            for slot, future in ahead:
+                future.add_done_callback(partial(_give_back, slots, slot))
+
+    def _make(self, job: Job, slot: Slot | None = None) -> Message:
+        with self._metrics.make_seconds.time():
+            return Message(self._packed(job, slot), len(job.indices))
+
+    def _packed(self, job: Job, slot: Slot | None) -> bytes:
+        steps = job.range
+        shape = (len(job.indices), steps.num_crops, steps.crop_size, steps.crop_size, 3)
+        # Of images, so far, only shape and type are known.
+        part = Part(
+            epoch=steps.epoch,
+            step=job.step,
+            offset=job.offset,
+            slice_size=job.slice_size,
+            images=np.broadcast_to(np.zeros((), np.uint8), shape),
+            labels=np.zeros(len(job.indices), np.int64),
+            indices=job.indices,
+            colour_shifts=job.colour_shifts,
+            slot=slot.number if slot is not None else 0,
+            generation=slot.generation if slot is not None else 0,
+        )
+        if steps.pixel_format == "float32":
+            crops = np.empty(shape, np.uint8)
+            self._crops.fill(job, crops, part.labels)
+            finished = self._crops.finish(crops, job.colour_shifts)
+            if slot is not None:
+                np.copyto(slot.pixels[: finished.nbytes].view("<f4").reshape(shape), finished)
+            return pack_part(replace(part, images=finished))
+        if slot is not None:
+            self._crops.fill(job, slot.pixels[: part.images.size].reshape(shape), part.labels)
+            return pack_part(part)
+        message = OutgoingMessage(len(pack_header(part)), part.images.size)
+        self._crops.fill(job, message.pixels.reshape(shape), part.labels)
+        return message.finish(pack_header(part))
+
+
+def _free_slot(slots: SlotPool, is_wanted: Callable[[], bool]) -> Slot | None:
+    """A slot to make a message in; None when nobody wants it any more. Raises ServiceUnavailableError when the session
+    has ended though its reader has not left."""
+    slot = slots.acquire(is_wanted)
+    if slot is None and is_wanted():
+        raise ServiceUnavailableError("the shared-memory session has ended; connect again")
+    return slot
+
+
+def _give_back(slots: SlotPool, slot: Slot, _: Future[Message]) -> None:
+    slots.release(slot.number, slot.generation)
+
+
+def _moved(message: Message, slot: Slot) -> Message:
+    """A message that holds its pixels, with them in ``slot`` instead."""
+    part = unpack_part(message.body)
+    pixels = part.images.reshape(-1).view(np.uint8)
+    np.copyto(slot.pixels[: pixels.size], pixels)
+    return Message(pack_part(replace(part, slot=slot.number, generation=slot.generation)), message.num_images)

@@ -1,0 +1,122 @@
+"""What one client may hold of the server: calls at once, and a thread until its request is there."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from loader_service.wire.errors import OverloadedError
+
+
+class Admission:
+    """Counts the calls of one kind that are open, of each identity and of all, and refuses those over the limits.
+
+    ``what`` names them in errors. Thread-safe.
+    """
+
+    def __init__(self, what: str, *, total: int, per_identity: int) -> None:
+        self.total = total
+        self._what, self._per_identity = what, per_identity
+        self._open: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def admit(self, identity: str) -> "Admitted":
+        """Admits one call until the returned context ends. Raises OverloadedError when a limit is reached."""
+        with self._lock:
+            total, own = sum(self._open.values()), self._open.get(identity, 0)
+            if total >= self.total:
+                raise OverloadedError(f"{self._what}: expected at most {self.total} open, found {total}")
+            if own >= self._per_identity:
+                raise OverloadedError(f"{self._what} of one client: expected at most {self._per_identity}, found {own}")
+            self._open[identity] = own + 1
+        return Admitted(self, identity)
+
+    @property
+    def num_open(self) -> int:
+        """Calls admitted now."""
+        with self._lock:
+            return sum(self._open.values())
+
+    def leave(self, identity: str) -> None:
+        """Forgets one call of ``identity``."""
+        with self._lock:
+            self._open[identity] -= 1
+            if not self._open[identity]:
+                del self._open[identity]
+
+
+class Admitted:
+    """One call's place: given up when the context ends, or when the call itself has ended."""
+
+    def __init__(self, admission: Admission, identity: str) -> None:
+        self._admission, self._identity = admission, identity
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.leave(self._identity)
+
+    def until_the_end_of(self, context: grpc.ServicerContext) -> None:
+        """Gives the place up when gRPC has done with the call: its answer has left, or its client."""
+        if not context.add_callback(lambda: self._admission.leave(self._identity)):
+            self._admission.leave(self._identity)
+
+
+M = TypeVar("M", bound=Message)
+
+
+class RequestReader:
+    """Reads the one request message of a call, and cancels the call when that does not come within ``timeout_s``.
+
+    For handlers of streamed requests, without a deserialiser: on the wire there is no difference, but for single ones
+    gRPC itself waits on a thread of its pool, for ever and before any of our code has seen the call, so that a client
+    that sends headers alone takes every thread.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._deadlines: dict[grpc.ServicerContext, float] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="requests", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread that watches the time."""
+        self._closed.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def read(self, kind: type[M], requests: Iterator[bytes], context: grpc.ServicerContext) -> M:
+        """The request. Raises grpc.RpcError when the call was cancelled, and ends it when there is none to read."""
+        with self._lock:
+            self._deadlines[context] = time.monotonic() + self._timeout_s
+        try:
+            body = next(requests, None)
+        finally:
+            with self._lock:
+                self._deadlines.pop(context, None)
+        if body is None:  # the status that gRPC's specification asks for
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "expected one request message, found none")
+        try:
+            return kind.FromString(body)
+        except DecodeError:
+            context.abort(grpc.StatusCode.INTERNAL, "the request message cannot be parsed")
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._timeout_s / 5):
+            now = time.monotonic()
+            with self._lock:
+                late = [context for context, deadline in self._deadlines.items() if deadline <= now]
+            for context in late:
+                context.cancel()  # type: ignore[no-untyped-call]  # grpc's stubs say too little
+
+
+def host_of(context: grpc.ServicerContext) -> str:
+    """Where a call comes from, whatever its connection."""
+    return str(context.peer()).rpartition(":")[0]

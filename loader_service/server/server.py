@@ -1,0 +1,290 @@
+"""The gRPC server: translates requests and errors, admits streams within limits, drains. Computes nothing."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, NoReturn, Self
+
+import grpc
+from prometheus_client import Counter
+
+from loader_service.pipeline.metrics import Metrics
+from loader_service.pipeline.pipeline import Pipeline
+from loader_service.server.admission import Admission, RequestReader, host_of
+from loader_service.server.health import SERVICE as HEALTH_SERVICE
+from loader_service.server.health import Health
+from loader_service.server.reflection import MAX_THREADS as REFLECTION_THREADS
+from loader_service.server.reflection import reflection_handlers
+from loader_service.server.requests import describe, step_range
+from loader_service.server.shared_memory import SharedMemoryServer, SlotPool, is_supported
+from loader_service.server.tokens import TokenFile, TokenInterceptor
+from loader_service.v1 import loader_pb2 as pb
+from loader_service.wire.errors import (
+    AccessError,
+    DataLossError,
+    InvalidRequestError,
+    LoaderError,
+    MismatchError,
+    OverloadedError,
+    ServiceUnavailableError,
+)
+from loader_service.wire.types import Limits, Message
+
+log = logging.getLogger(__name__)
+
+SERVICE = "loader_service.v1.LoaderService"
+_MAX_REQUEST_BYTES = 64 * 1024
+_REQUEST_TIMEOUT_S = 5.0
+"""For a call's request to follow its headers."""
+_RETRY_AFTER_MS = 200
+_MAX_DESCRIBES, _MAX_DESCRIBES_PER_IDENTITY = 192, 128
+"""Answers of 0.8 MB, until their readers take them. A client asks whenever it connects, and a host has many clients."""
+_DRAIN_POLL_S = 0.05
+_FLUSH_S = 0.2
+"""For the last messages and the status of streams that have just ended to be written."""
+_CANCEL_S = 1.0
+"""For calls that were cancelled to end. One whose client reads nothing ends only when TCP gives the client up."""
+_KEEPALIVE_INTERVAL_S, _KEEPALIVE_TIMEOUT_S = 60, 20
+"""How often a client from which nothing comes is asked whether it is there, and how long it has to say so."""
+_STATUS: dict[type[LoaderError], grpc.StatusCode] = {
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    MismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    AccessError: grpc.StatusCode.UNAUTHENTICATED,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DataLossError: grpc.StatusCode.DATA_LOSS,
+    ServiceUnavailableError: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class LoaderServer:
+    """Serves one pipeline on one address until ``stop``.
+
+    ``address`` is ``host:port`` (port 0 takes a free one; see ``port``) or ``unix:PATH``. Clients are asked to connect
+    anew after about ``max_connection_age_s`` (None: never), so that behind a balancer new replicas get some of them.
+    The pipeline stays the caller's to close, after ``stop``.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        address: str,
+        limits: Limits,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        tokens: TokenFile | None = None,
+        metrics: Metrics | None = None,
+        reflection: bool = False,
+        shared_memory: bool = True,
+        max_connection_age_s: float | None = None,
+    ) -> None:
+        _check_address(address)
+        self._pipeline = pipeline
+        self._limits = limits
+        self._streams = Admission("streams", total=limits.max_streams, per_identity=limits.max_streams_per_identity)
+        self._describes = Admission("descriptions", total=_MAX_DESCRIBES, per_identity=_MAX_DESCRIBES_PER_IDENTITY)
+        self._reader = RequestReader(_REQUEST_TIMEOUT_S)
+        self._health = Health(self._reader, [SERVICE])
+        self._tokens = tokens
+        self._metrics = metrics or Metrics()
+        self._draining = threading.Event()
+        interceptors: list[Any] = [] if tokens is None else [TokenInterceptor(tokens, self._count_refusal)]
+        # Threads for all that may be admitted, and some that are free to refuse the rest. They start when needed.
+        num_threads = limits.max_streams + _MAX_DESCRIBES + REFLECTION_THREADS + self._health.max_threads + 8
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="rpc")
+        options = [
+            ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
+            ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+            ("grpc.max_send_message_length", -1),
+            # Accept the client's keepalive pings (every 10 s, also between streams), and send some.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_INTERVAL_S * 1000),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),
+            ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),  # of the two, this one counts
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+        if max_connection_age_s is not None:
+            # No grace: calls under way are finished, the client's next ones come over a new connection.
+            options.append(("grpc.max_connection_age_ms", int(max_connection_age_s * 1000)))
+        self._server = grpc.server(self._executor, interceptors=interceptors, options=options)
+        self._server.add_generic_rpc_handlers((self._health.handlers(), self._handlers()))
+        if reflection:
+            self._server.add_generic_rpc_handlers((reflection_handlers((SERVICE, HEALTH_SERVICE)),))
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise ServiceUnavailableError(f"{address}: cannot listen there (in use, or not an address)") from None
+        # Last, since it has a thread and sockets that must be closed.
+        self._shared_memory: SharedMemoryServer | None = None
+        if shared_memory and is_supported():
+            self._shared_memory = SharedMemoryServer(
+                num_slots=pipeline.num_slots, slot_bytes=pipeline.message_bytes, max_sessions=limits.max_streams
+            )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(grace_s=0)
+
+    def start(self) -> None:
+        """Begins to serve, and reports SERVING to health checks."""
+        self._reader.start()
+        self._server.start()
+        self._health.set(is_serving=True)
+
+    def stop(self, grace_s: float) -> None:
+        """Refuses new work with UNAVAILABLE, lets streams finish for up to ``grace_s`` seconds, then ends them:
+        at once when an exception (Ctrl-C) interrupts the wait. The thread of one whose client does not read stays
+        behind in gRPC, without touching the pipeline, until TCP gives that client up.
+        """
+        self._health.set(is_serving=False)
+        self._draining.set()
+        try:
+            self._drain(grace_s)
+        finally:
+            if self._shared_memory is not None:
+                self._shared_memory.close()  # ends the waits for slots that clients will not give back any more
+            ended = self._server.stop(0)
+            self._wait_for_streams(ended, _CANCEL_S)
+            threading.Thread(target=_end_after, args=(ended, self._executor), daemon=True).start()
+            self._reader.close()
+
+    def _drain(self, grace_s: float) -> None:
+        ended = self._server.stop(grace_s)
+        self._wait_for_streams(ended, grace_s)
+        ended.wait(min(grace_s, _FLUSH_S))
+
+    def _wait_for_streams(self, ended: threading.Event, timeout_s: float) -> None:
+        """Returns when no stream is open, or after ``timeout_s``. gRPC's own event may come seconds after that."""
+        deadline = time.monotonic() + timeout_s
+        while self._streams.num_open and time.monotonic() < deadline:
+            ended.wait(_DRAIN_POLL_S)
+
+    def _handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Describe": grpc.stream_unary_rpc_method_handler(
+                    self._describe, response_serializer=pb.DescribeResponse.SerializeToString
+                ),
+                # The pipeline's messages are already bytes: no serializer.
+                "StreamBatches": grpc.stream_stream_rpc_method_handler(self._stream_batches),
+            },
+        )
+
+    def _describe(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.DescribeResponse:
+        try:
+            place = self._describes.admit(self._identity(context, dict(context.invocation_metadata())))
+        except LoaderError as error:
+            self._refuse(error, context)
+        # gRPC keeps an answer until its client takes it: that is when the place is free again.
+        place.until_the_end_of(context)
+        self._reader.read(pb.DescribeRequest, requests, context)
+        name = "" if self._shared_memory is None else self._shared_memory.name
+        return describe(self._pipeline, self._limits, name)
+
+    def _stream_batches(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        try:
+            if self._draining.is_set():
+                raise ServiceUnavailableError("this replica is shutting down; ask another")
+            metadata = dict(context.invocation_metadata())
+            with self._streams.admit(self._identity(context, metadata)):
+                request = self._reader.read(pb.StreamBatchesRequest, requests, context)
+                steps = step_range(request, self._pipeline, self._limits)
+                client = str(metadata.get("client-id", context.peer()))[:64]
+                messages = self._pipeline.messages(
+                    steps, client, slots=self._slots(metadata), is_wanted=context.is_active
+                )
+                with self._metrics.active_streams.track_inprogress():
+                    yield from self._counted(messages, self._metrics.images.labels(steps.split, steps.view), context)
+            log.debug("served %d steps", steps.last_step - steps.first_step, extra={"client": client})
+        except LoaderError as error:
+            self._refuse(error, context)
+
+    def _refuse(self, error: LoaderError, context: grpc.ServicerContext) -> NoReturn:
+        """Ends a call with the status that ``error`` stands for."""
+        code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
+        self._metrics.errors.labels(code.name).inc()
+        # A client that has left needs no answer, and its operator no warning.
+        level = logging.WARNING if context.is_active() else logging.DEBUG
+        log.log(level, "call ended: %s: %s", code.name, error, extra={"peer": context.peer(), "code": code.name})
+        if isinstance(error, OverloadedError):
+            context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
+        context.abort(code, str(error))
+
+    def _slots(self, metadata: dict[str, str | bytes]) -> SlotPool | None:
+        """The slots of the session that a request names. Raises ServiceUnavailableError when it has ended."""
+        token = metadata.get("shared-memory-session")
+        if token is None or self._shared_memory is None:
+            return None
+        session = self._shared_memory.session(str(token))
+        if session is None:
+            raise ServiceUnavailableError("the shared-memory session has ended; connect again")
+        return session
+
+    def _counted(self, messages: Iterator[Message], images: Counter, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Passes messages on; counts them, the time they were waited for and the time their reader took."""
+        metrics = self._metrics
+        asked_at = time.perf_counter()
+        for message in messages:
+            ready_at = time.perf_counter()
+            metrics.wait_seconds.observe(ready_at - asked_at)
+            if not context.is_active():
+                return
+            # Before the message goes: a client that has its last one ends the call, and nothing runs here after that.
+            images.inc(message.num_images)
+            metrics.sent_bytes.inc(len(message.body))
+            yield message.body
+            asked_at = time.perf_counter()
+            metrics.send_seconds.observe(asked_at - ready_at)
+
+    def _identity(self, context: grpc.ServicerContext, metadata: dict[str, str | bytes]) -> str:
+        """Who is asking, as limits count them: the token's holder, or the host whatever its connections."""
+        if self._tokens is not None:
+            return self._tokens.identify(str(metadata.get("authorization"))) or ""
+        return host_of(context)
+
+    def _count_refusal(self) -> None:
+        self._metrics.errors.labels(grpc.StatusCode.UNAUTHENTICATED.name).inc()
+
+
+def _end_after(ended: threading.Event, executor: ThreadPoolExecutor) -> None:
+    """Ends the threads of calls. Not before gRPC's own end: it may still have a call to hand out that came just before,
+    and its thread dies when it cannot."""
+    ended.wait()
+    executor.shutdown(wait=False)
+
+
+def _check_address(address: str) -> None:
+    """Raises ServiceUnavailableError when ``address`` cannot be listened on: gRPC would say so in lines of its own, and
+    not why; and a Unix socket that another process listens on it would take over without a word."""
+    try:
+        if address.startswith("unix:"):
+            _check_unix_socket(address.removeprefix("unix:").removeprefix("//"))
+            return
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
+    except (OSError, OverflowError) as error:
+        raise ServiceUnavailableError(f"{address}: cannot listen there: {error}") from None
+
+
+def _check_unix_socket(path: str) -> None:
+    """Raises OSError when somebody answers at ``path``. What a process that died has left there may be replaced."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # where too many wait to be let in, somebody listens too
+        with suppress(FileNotFoundError, ConnectionRefusedError):
+            with suppress(BlockingIOError):
+                probe.connect(path)
+            raise OSError("in use")

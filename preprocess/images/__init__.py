@@ -1,0 +1,1 @@
+"""One image: decoded, resized, encoded, counted. Pure."""

@@ -1,0 +1,1 @@
+"""Looks into a finished store: verifies, describes and draws it."""

@@ -1,0 +1,134 @@
+"""The ``info`` command: what a store holds, for people, as JSON, and in pictures."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from commandline import write_line
+from preprocess.config import InfoConfig
+from preprocess.inspect.pictures import colour_plot, contact_sheet, mean_picture
+from preprocess.job.shard import STATISTICS_SPLIT
+from preprocess.job.sidecar import read_sidecar
+from preprocess.store.format import QUARANTINE_NAME, Manifest
+from preprocess.store.reader import Store
+
+# The authors' training set, to compare a full run with: mean colour, roots of eigenvalues, and eigenvectors with the
+# sign that the store's have.
+IMAGENET_MEAN = (122.7, 116.7, 104.0)
+IMAGENET_DEVIATIONS = (121.78, 37.09, 19.72)
+IMAGENET_AXES = ((0.5635, 0.5762, 0.5920), (0.7126, 0.0235, -0.7012), (-0.4180, 0.8170, -0.3973))
+_NUM_CLASSES_SHOWN = 20
+
+
+def info(config: InfoConfig) -> int:
+    """Prints what a store holds. Raises StoreError when it is none."""
+    with Store(config.store) as store:
+        content = describe(store)
+        reader = store.split(STATISTICS_SPLIT)
+        spec = store.manifest.image
+        if config.contact_sheet is not None:
+            names = [info.name for info in store.manifest.classes]
+            contact_sheet(reader, spec, names).save(config.contact_sheet, "PNG")
+        if config.mean_image is not None:
+            mean_picture(store.statistics).save(config.mean_image, "PNG")
+        if config.colour_plot is not None:
+            colour_plot(reader, spec, store.statistics).save(config.colour_plot, "PNG")
+    print(json.dumps(content, indent=1) if config.json else "\n".join(_lines(content)))
+    for path in (config.contact_sheet, config.mean_image, config.colour_plot):
+        if path is not None:
+            write_line(f"wrote {path}")
+    return 0
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Everything about a store that is worth a number."""
+    manifest, statistics = store.manifest, store.statistics
+    return {
+        "store": str(store.path),
+        "fingerprint": store.fingerprint,
+        "image": asdict(manifest.image),
+        "source": manifest.source,
+        "splits": {
+            name: {
+                "num_images": split.num_images,
+                "num_shards": len(split.shards),
+                "size_bytes": sum(shard.size_bytes for shard in split.shards),
+            }
+            for name, split in manifest.splits.items()
+        },
+        "num_bad_images": _count_lines(store.path / QUARANTINE_NAME),
+        "classes": _classes(store.path, manifest),
+        "statistics": {
+            "num_images": statistics.num_images,
+            "mean_rgb": [round(float(value), 4) for value in statistics.mean_image.mean(axis=(0, 1), dtype=float)],
+            "covariance": statistics.covariance.tolist(),
+            "eigenvalues": statistics.eigenvalues.tolist(),
+            "deviations": [math.sqrt(max(float(value), 0.0)) for value in statistics.eigenvalues],
+            "eigenvectors": statistics.eigenvectors.T.tolist(),
+        },
+    }
+
+
+def _classes(path: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    """Each class with its images by split, from the shards' sidecars."""
+    counts: dict[str, Counter[int]] = {}
+    for name, split in manifest.splits.items():
+        counts[name] = Counter()
+        for shard in split.shards:
+            sidecar = read_sidecar(path, Path(shard.file).stem)
+            if sidecar is not None:
+                counts[name].update(dict(sidecar.label_counts))
+    return [
+        {"label": label, "id": info.id, "name": info.name, **{name: counts[name][label] for name in counts}}
+        for label, info in enumerate(manifest.classes)
+    ]
+
+
+def _lines(content: dict[str, Any]) -> list[str]:
+    image, statistics = content["image"], content["statistics"]
+    made = f"{image['side']} x {image['side']} {image['encoding']}"
+    if image["encoding"] == "jpeg":
+        made += f", quality {image['quality']}, {image['subsampling']}"
+    lines = [
+        f"store        {content['store']}",
+        f"fingerprint  {content['fingerprint']}",
+        f"source       {content['source'].get('root')} ({content['source'].get('layout')})",
+        f"images       {made}",
+    ]
+    for name, split in content["splits"].items():
+        per_image = split["size_bytes"] / max(split["num_images"], 1) / 1e3
+        lines.append(
+            f"{name:<12} {split['num_images']:,} images in {split['num_shards']:,} shards, "
+            f"{split['size_bytes'] / 1e9:.3f} GB ({per_image:.1f} KB an image)"
+        )
+    if content["num_bad_images"]:
+        lines.append(f"quarantine   {content['num_bad_images']:,} images could not be used: {QUARANTINE_NAME}")
+    lines += ["", f"statistics of {statistics['num_images']:,} training images   here                        ImageNet"]
+    lines.append(f"  mean RGB           {_row(statistics['mean_rgb'], 1)}   {_row(IMAGENET_MEAN, 1)}")
+    for axis in range(3):
+        here = f"{statistics['deviations'][axis]:7.2f} along {_row(statistics['eigenvectors'][axis], 4)}"
+        there = f"{IMAGENET_DEVIATIONS[axis]:7.2f} along {_row(IMAGENET_AXES[axis], 4)}"
+        lines.append(f"  axis {axis + 1}  {here}   {there}")
+    classes = content["classes"]
+    lines += ["", f"{len(classes):,} classes"]
+    for entry in classes[:_NUM_CLASSES_SHOWN]:
+        counts = ", ".join(f"{name} {entry[name]:,}" for name in content["splits"])
+        lines.append(f"  {entry['label']:4d}  {entry['id']}  {counts}  {entry['name']}")
+    if len(classes) > _NUM_CLASSES_SHOWN:
+        lines.append(f"  ... {len(classes) - _NUM_CLASSES_SHOWN:,} more: --json lists them all")
+    return lines
+
+
+def _row(values: Any, decimals: int) -> str:
+    return "(" + ", ".join(f"{value:{decimals + 4}.{decimals}f}" for value in values) + ")"
+
+
+def _count_lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,1 @@
+"""The job: from a source to a store, shard by shard, on Ray."""

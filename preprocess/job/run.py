@@ -1,0 +1,223 @@
+"""The ``run`` command from source to manifest: read this file first."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from commandline import Progress, write_line
+from preprocess.config import RunConfig
+from preprocess.errors import BadImagesError, StoreError
+from preprocess.images.statistics import PartialStatistics, finish
+from preprocess.job.cluster import Cluster
+from preprocess.job.disk import NUM_PROBED, check_free, full_disk_as_error, mean_encoded_bytes
+from preprocess.job.plan import PlannedShard, plan_shards
+from preprocess.job.report import RunReport, write_quarantine, write_report
+from preprocess.job.resume import REPORT_NAME, begin_or_resume, is_complete, remove_temporary_files
+from preprocess.job.shard import STATISTICS_SPLIT, Seconds, ShardOutcome, ShardWork, decoder_versions, make_shard
+from preprocess.job.sidecar import BadImage, Sidecar, read_partial, read_sidecar
+from preprocess.sources import Source, read_source
+from preprocess.store.format import QUARANTINE_NAME, Manifest, SplitInfo
+from preprocess.store.reader import Store
+from preprocess.store.writer import write_manifest, write_statistics
+
+_NUM_LISTED_BAD = 10
+
+
+def run(config: RunConfig) -> int:
+    """Makes the store, or as much of it as is missing. Raises PreprocessError or OSError."""
+    memory_bytes = config.task_memory_bytes
+    with Cluster(address=config.ray_address, workers=config.workers, memory_bytes=memory_bytes) as cluster:
+        source = read_source(config.source, config.source_options, cluster.map, layout=config.layout)
+        write_line(f"{config.source}: {source.describe()}")
+        shards = plan_shards(source, images_per_shard=config.images_per_shard, seed=config.shuffle_seed)
+        with full_disk_as_error(config.out):
+            begin_or_resume(config.out, _terms(config, source))
+            finished = _finished_shards(config, source, shards)
+            if len(finished) == len(shards) and is_complete(config.out):
+                return _report_complete(config)
+            report = _complete(config, source, shards, finished, cluster)
+    print(json.dumps(asdict(report), indent=1) if config.json else "\n".join(report.lines()))
+    return 0
+
+
+def _complete(
+    config: RunConfig,
+    source: Source,
+    shards: Sequence[PlannedShard],
+    finished: dict[str, Sidecar],
+    cluster: Cluster,
+) -> RunReport:
+    """Makes the missing shards and the manifest; leaves nothing half-written, however it ends."""
+    num_workers = cluster.num_cpus if len(finished) < len(shards) else 0
+    started = time.monotonic()
+    try:
+        outcomes = _make_shards(config, source, shards, finished, cluster) if num_workers else []
+    finally:
+        remove_temporary_files(config.out)
+    elapsed_s = time.monotonic() - started
+    return _finish_store(config, source, shards, finished, outcomes, elapsed_s, num_workers)
+
+
+def _report_complete(config: RunConfig) -> int:
+    with Store(config.out) as store:
+        write_line(f"{config.out}: complete already, fingerprint {store.fingerprint}; nothing to do")
+    if config.json:
+        print((config.out / REPORT_NAME).read_text("ascii"), end="")
+    return 0
+
+
+def _terms(config: RunConfig, source: Source) -> dict[str, Any]:
+    """What must not change between the runs that make one store: the options that decide its bytes, the source."""
+    return {
+        "layout": source.layout,
+        "classes": len(source.classes),
+        **{f"{name} images": len(images) for name, images in source.splits.items()},
+        "digest of the source's names, labels and sizes": source.digest(),
+        **asdict(config.image),
+        "images-per-shard": config.images_per_shard,
+        "shuffle-seed": config.shuffle_seed,
+        "max-pixels": config.max_pixels,
+        "decoders": decoder_versions(),
+    }
+
+
+def _work(config: RunConfig, source: Source, shard: PlannedShard) -> ShardWork:
+    return ShardWork(
+        store=str(config.out.absolute()),
+        root=source.root if "://" in source.root else str(Path(source.root).absolute()),
+        split=shard.split,
+        stem=shard.stem,
+        images=source.splits[shard.split].take(shard.indices),
+        image=config.image,
+        max_pixels=config.max_pixels,
+        decoders=decoder_versions(),
+    )
+
+
+def _finished_shards(config: RunConfig, source: Source, shards: Sequence[PlannedShard]) -> dict[str, Sidecar]:
+    """The sidecars of shards that an earlier run has made, by stem."""
+    finished = {}
+    for shard in shards:
+        sidecar = read_sidecar(config.out, shard.stem)
+        if sidecar is not None and sidecar.key == _work(config, source, shard).key():
+            finished[shard.stem] = sidecar
+    return finished
+
+
+def _make_shards(
+    config: RunConfig,
+    source: Source,
+    shards: Sequence[PlannedShard],
+    finished: dict[str, Sidecar],
+    cluster: Cluster,
+) -> list[ShardOutcome]:
+    """Makes the missing shards. Raises BadImagesError as soon as too many images are unusable."""
+    missing = [shard for shard in shards if shard.stem not in finished]
+    bad_images = [bad for sidecar in finished.values() for bad in sidecar.bad_images]
+    _check_bad_images(config, bad_images, len(finished), len(shards))
+    _check_disk(config, source, missing, cluster)
+    outcomes = []
+    total = sum(len(images) for images in source.splits.values())
+    done = total - sum(len(shard.indices) for shard in missing)
+    works: Iterator[ShardWork] = (_work(config, source, shard) for shard in missing)
+    with Progress("preprocess", total, "images", done=done) as progress:
+        for outcome in cluster.map(make_shard, works):
+            outcomes.append(outcome)
+            bad_images += outcome.bad_images
+            num_done = len(finished) + len(outcomes)
+            note = f"{num_done:,}/{len(shards):,} shards"
+            if bad_images:
+                note += f", {len(bad_images):,} bad"
+            progress.advance(outcome.num_images + len(outcome.bad_images), note=note)
+            _check_bad_images(config, bad_images, num_done, len(shards))
+    return outcomes
+
+
+def _check_bad_images(config: RunConfig, bad_images: Sequence[BadImage], num_done: int, num_shards: int) -> None:
+    if len(bad_images) <= config.max_bad_images:
+        return
+    write_quarantine(config.out, bad_images)
+    listed = "; ".join(
+        f"{bad.name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')} "
+        f"({bad.size_bytes:,} bytes): {bad.reason}"
+        for bad in bad_images[:_NUM_LISTED_BAD]
+    )
+    more = f"; and {len(bad_images) - _NUM_LISTED_BAD:,} more" if len(bad_images) > _NUM_LISTED_BAD else ""
+    raise BadImagesError(
+        f"expected at most {config.max_bad_images:,} unusable images (--max-bad-images), found {len(bad_images):,} in "
+        f"{num_done:,} of {num_shards:,} shards, all listed in {config.out / QUARANTINE_NAME}: {listed}{more}. The "
+        "finished shards are kept; the same command with a larger --max-bad-images carries on without these images"
+    )
+
+
+def _check_disk(config: RunConfig, source: Source, missing: Sequence[PlannedShard], cluster: Cluster) -> None:
+    """Refuses a run that cannot fit. Raises StoreError with both figures."""
+    some = next((shard for shard in missing if shard.split == STATISTICS_SPLIT), missing[0])
+    probe = replace(some, indices=some.indices[:NUM_PROBED])
+    (image_bytes,) = cluster.map(mean_encoded_bytes, [_work(config, source, probe)])
+    num_images = sum(len(shard.indices) for shard in missing)
+    num_partials = sum(shard.split == STATISTICS_SPLIT for shard in missing)
+    check_free(config.out, config.image, num_images=num_images, image_bytes=image_bytes, num_partials=num_partials)
+
+
+def _finish_store(
+    config: RunConfig,
+    source: Source,
+    shards: Sequence[PlannedShard],
+    finished: dict[str, Sidecar],
+    outcomes: Sequence[ShardOutcome],
+    elapsed_s: float,
+    num_workers: int,
+) -> RunReport:
+    """Merges what the shards' sidecars say, and writes the manifest last: only then is it a store."""
+    sidecars: dict[str, Sidecar] = {}
+    total = PartialStatistics.empty(config.image.side)
+    for shard in shards:
+        sidecar = read_sidecar(config.out, shard.stem)
+        if sidecar is None:
+            raise StoreError(f"{config.out}: shard {shard.stem} was made and is gone or damaged; run again")
+        sidecars[shard.stem] = sidecar
+        if shard.split == STATISTICS_SPLIT:
+            total += read_partial(config.out, shard.stem)
+    if total.num_images == 0:
+        raise StoreError(f"{config.source}: expected usable images in the training split, found none")
+    statistics_sha256 = write_statistics(config.out, finish(total))
+    bad_images = [bad for sidecar in sidecars.values() for bad in sidecar.bad_images]
+    write_quarantine(config.out, bad_images)
+    splits = {
+        split: SplitInfo(shards=tuple(sidecars[shard.stem].shard for shard in shards if shard.split == split))
+        for split in source.splits
+    }
+    manifest = Manifest(
+        image=config.image,
+        classes=source.classes,
+        splits=splits,
+        statistics_sha256=statistics_sha256,
+        source={"layout": source.layout, "root": source.root, "digest": source.digest()},
+    )
+    made = sum(outcome.num_images for outcome in outcomes)
+    report = RunReport(
+        store=str(config.out),
+        fingerprint=manifest.fingerprint,
+        source=config.source,
+        layout=source.layout,
+        num_classes=len(source.classes),
+        num_images={split: info.num_images for split, info in splits.items()},
+        num_bad_images=len(bad_images),
+        num_ignored_files=source.num_ignored,
+        num_shards=len(shards),
+        num_shards_resumed=len(finished),
+        source_bytes=sum(sidecar.source_bytes for sidecar in sidecars.values()),
+        store_bytes=sum(shard.size_bytes for split in splits.values() for shard in split.shards),
+        elapsed_s=elapsed_s,
+        images_per_s=made / max(elapsed_s, 1e-9),
+        num_workers=num_workers,
+        worker_seconds=sum((outcome.seconds for outcome in outcomes), Seconds()),
+        peak_worker_memory_bytes=max((outcome.peak_memory_bytes for outcome in outcomes), default=0),
+    )
+    write_report(config.out, report)
+    write_manifest(config.out, manifest)
+    return report

@@ -1,0 +1,94 @@
+"""A network as plain data inside a checkpoint, and back: what evaluate, predict, export and report start from."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.checkpoint.files import Snapshot, find, load
+from trainer.errors import CheckpointError
+from trainer.network.architecture import Ablation, Architecture, resolve
+from trainer.network.columns import TwoColumns
+from trainer.recipes import RecipeName, recipe_named
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPlan:
+    """Everything needed to build a network and feed it pictures, without a service."""
+
+    recipe: RecipeName
+    crop: int
+    width: float
+    ablation: Ablation
+    classes: tuple[tuple[str, str], ...]
+    """(id, human-readable name) by label."""
+    mean_image: npt.NDArray[np.float32]
+    """float32 [side, side, 3], RGB, 0..255."""
+
+    def architecture(self) -> Architecture:
+        """The concrete layers."""
+        return resolve(
+            recipe_named(self.recipe),
+            crop=self.crop,
+            num_classes=len(self.classes),
+            width=self.width,
+            ablation=self.ablation,
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors, strings and numbers alone, as ``torch.load(weights_only=True)`` accepts them."""
+        return {
+            "recipe": self.recipe,
+            "crop": self.crop,
+            "width": self.width,
+            "ablation": dataclasses.asdict(self.ablation),
+            "classes": [list(pair) for pair in self.classes],
+            "mean_image": torch.from_numpy(self.mean_image.copy()),
+            "num_parameters": self.architecture().num_parameters,
+        }
+
+
+def plan_of(snapshot: Snapshot, path: Path) -> NetworkPlan:
+    """The plan in a snapshot. Raises CheckpointError when today's recipe makes another network of it."""
+    plain = snapshot.network
+    plan = NetworkPlan(
+        recipe=plain["recipe"],
+        crop=plain["crop"],
+        width=plain["width"],
+        ablation=Ablation(**plain["ablation"]),
+        classes=tuple((id_, name) for id_, name in plain["classes"]),
+        mean_image=plain["mean_image"].numpy(),
+    )
+    found = plan.architecture().num_parameters
+    if found != plain["num_parameters"]:
+        raise CheckpointError(
+            f"{path}: expected {plain['num_parameters']:,} parameters, recipe {plan.recipe!r} now makes {found:,}"
+        )
+    return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedNetwork:
+    """A network in evaluation mode, with where it came from."""
+
+    network: TwoColumns
+    plan: NetworkPlan
+    snapshot: Snapshot
+    path: Path
+
+
+def load_network(path: Path, devices: Sequence[torch.device]) -> LoadedNetwork:
+    """Builds the network of a checkpoint file or run folder on ``devices``."""
+    file = find(path)
+    snapshot = load(file)
+    plan = plan_of(snapshot, file)
+    network = TwoColumns(plan.architecture(), devices)
+    network.load_state_dict(snapshot.weights)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval()
+    return LoadedNetwork(network=network, plan=plan, snapshot=snapshot, path=file)

@@ -1,0 +1,69 @@
+"""One layer as a module: its parameters, its initial values, and the operations that follow it."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from trainer.network.architecture import Architecture, Layer
+from trainer.network.lrn import cross_map_norm, within_map_norm
+from trainer.recipes.recipe import Init
+
+
+class LayerModule(nn.Module):
+    """One column's part of a layer: convolution or product, then activation, norms and pooling in order.
+
+    ``forward`` takes and gives float [N, maps, side, side], or [N, features] for a fully connected layer, which
+    flattens maps map by map. Dropout is not done here: it needs a random generator, which the network owns.
+    """
+
+    def __init__(self, layer: Layer, architecture: Architecture) -> None:
+        super().__init__()
+        self.layer = layer
+        self.architecture = architecture
+        shape: tuple[int, ...] = (layer.num_outputs, layer.num_inputs)
+        if layer.kind == "conv":
+            shape += (layer.kernel, layer.kernel)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(layer.num_outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        if layer.kind == "conv":
+            if layer.pad_end:
+                x = nn.functional.pad(x, (0, layer.pad_end, 0, layer.pad_end))
+            x = nn.functional.conv2d(x, self.weight, self.bias, layer.stride, layer.pad)
+        else:
+            x = nn.functional.linear(x.flatten(1), self.weight, self.bias)
+        for operation in layer.operations:
+            if operation == "activation":
+                x = torch.tanh(x) if self.architecture.activation == "tanh" else torch.relu(x)
+            elif operation == "lrn":
+                x = cross_map_norm(x, self.architecture.lrn)
+            elif operation == "map_norm" and self.architecture.map_norm is not None:
+                x = within_map_norm(x, self.architecture.map_norm)
+            elif operation == "pool":
+                x = nn.functional.max_pool2d(x, self.architecture.pooling.size, self.architecture.pooling.stride)
+        return x
+
+
+@torch.no_grad()
+def initialise(part: LayerModule, init: Init, generator: torch.Generator) -> None:
+    """Fills weights and biases from ``generator`` (a CPU one, so that any device starts with the same values).
+
+    ``recipe``: N(0, deviation) and the recipe's bias, as the paper says, whatever the size of the network.
+    ``fan_in``: the recipe's values, the deviation times sqrt(full-size inputs / inputs), so that a narrow network
+    starts with the signal of the full-size one; at full size this is ``recipe``.
+    ``he``: N(0, sqrt(2 / inputs)) and bias 0 from conv2 on (He et al. 2015): the remedy when std 0.01 with bias 1
+    leaves the loss flat. conv1 keeps the recipe's deviation, which suits pixels on 0..255.
+    """
+    layer = part.layer
+    deviation, bias = layer.deviation, layer.bias
+    if init == "fan_in":
+        deviation *= math.sqrt(layer.recipe_inputs / layer.fan_in)
+    elif init == "he" and layer.name != "conv1":
+        bias = 0.0
+        if layer.name != "fc8":  # fc8 keeps its deviation: the softmax should start undecided
+            deviation = math.sqrt(2.0 / layer.fan_in)
+    part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * deviation)
+    part.bias.fill_(bias)

@@ -1,0 +1,168 @@
+"""Line charts as SVG text, drawn without any plotting library."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from trainer.monitor.metrics import EpochPoint, TrainPoint, read_points
+
+WIDTH, HEIGHT = 520, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 40, 44
+_TITLE_Y, _LEGEND_GAP = 20, 18
+# More than the mean widths of a letter of 12 px and of a bold one of 14 px.
+_LETTER_WIDTH, _TITLE_LETTER_WIDTH = 6.4, 8.0
+COLOURS = ("#2563a8", "#c2572b", "#3a7d44", "#7a4fa3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One curve: its name in the legend and its points (x, y)."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = ()) -> str:
+    """An SVG picture of ``lines`` with linear axes from 0; ``marks`` are labelled vertical lines (x, text)."""
+    xs = [x for line in lines for x, _ in line.points if math.isfinite(x)]
+    ys = [y for line in lines for _, y in line.points if math.isfinite(y)]
+    x_step, y_step = _tick_step(max(xs, default=1.0)), _tick_step(max(ys, default=1.0))
+    x_top = max(xs, default=1.0) or 1.0
+    y_top = y_step * math.ceil((max(ys, default=1.0) or 1.0) / y_step)
+    # The legend runs leftwards along the title's line, or along one of its own where the two would meet.
+    legend_width = sum(_LETTER_WIDTH * len(line.name) + _LEGEND_GAP for line in lines)
+    fits = _LEFT + _TITLE_LETTER_WIDTH * len(title) + legend_width <= WIDTH - _RIGHT
+    legend_y, top = (_TITLE_Y, _TOP) if fits else (_TITLE_Y + _LEGEND_GAP, _TOP + _LEGEND_GAP)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = _LEFT + (WIDTH - _LEFT - _RIGHT) * x / x_top
+        down = HEIGHT - _BOTTOM - (HEIGHT - top - _BOTTOM) * y / y_top
+        return round(across, 1), round(down, 1)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        f'<text x="{_LEFT}" y="{_TITLE_Y}" font-size="14" font-weight="600" fill="#222">{escape(title)}</text>',
+        f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 8}" text-anchor="end" fill="#555">{escape(x_label)}</text>',
+    ]
+    for number in range(round(y_top / y_step) + 1):
+        _, y = place(0, number * y_step)
+        parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}" stroke="#e3e3e3"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end" fill="#555">{number * y_step:g}</text>')
+    for number in range(math.floor(x_top / x_step) + 1):
+        x, _ = place(number * x_step, 0)
+        parts.append(
+            f'<text x="{x}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle" fill="#555">{number * x_step:g}</text>'
+        )
+    for x, text in marks:
+        across, _ = place(x, 0)
+        parts.append(
+            f'<line x1="{across}" x2="{across}" y1="{top}" y2="{HEIGHT - _BOTTOM}" stroke="#999" '
+            f'stroke-dasharray="3 3"/>'
+            f'<text x="{across - 3}" y="{top + 10}" text-anchor="end" fill="#777" '
+            f'font-size="10">{escape(text)}</text>'
+        )
+    across = float(WIDTH - _RIGHT)
+    for line, colour in reversed(list(zip(lines, COLOURS, strict=False))):
+        points = [place(x, y) for x, y in line.points if math.isfinite(y)]
+        path = " ".join(f"{x},{y}" for x, y in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+        if len(points) == 1:
+            parts.append(f'<circle cx="{points[0][0]}" cy="{points[0][1]}" r="3" fill="{colour}"/>')
+        parts.append(f'<text x="{across}" y="{legend_y}" text-anchor="end" fill="{colour}">{escape(line.name)}</text>')
+        across -= _LETTER_WIDTH * len(line.name) + _LEGEND_GAP
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"
+
+
+def loss_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str:
+    """Training and validation loss over the epochs of a run, with its rate drops."""
+    position = _epoch_position(train, epochs)
+    return line_chart(
+        "Loss",
+        "epoch",
+        [
+            Line(name="training", points=[(position(p.global_step), p.loss) for p in train]),
+            Line(
+                name="validation",
+                points=[(p.epoch + 1.0, p.validation_loss) for p in epochs if p.validation_loss is not None],
+            ),
+        ],
+        marks=rate_marks(epochs),
+    )
+
+
+def error_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str:
+    """Top-1 and top-5 errors in per cent over the epochs of a run, with its rate drops."""
+
+    def series(name: str, field: str) -> Line:
+        found = [(p.epoch + 1.0, getattr(p, field)) for p in epochs]
+        return Line(name=name, points=[(x, 100 * value) for x, value in found if value is not None])
+
+    return line_chart(
+        "Error, %",
+        "epoch",
+        [
+            series("training top-1", "train_top1_error"),
+            series("validation top-1", "validation_top1_error"),
+            series("validation top-5", "validation_top5_error"),
+        ],
+        marks=rate_marks(epochs),
+    )
+
+
+def speed_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str:
+    """Images a second over the epochs of a run, and what the devices could have taken without waiting for data."""
+    position = _epoch_position(train, epochs)
+    return line_chart(
+        "Images a second",
+        "epoch",
+        [
+            Line(name="trained", points=[(position(p.global_step), p.images_per_s) for p in train]),
+            Line(
+                name="without waiting for data",
+                points=[(position(p.global_step), p.images_per_s / max(1 - p.data_wait, 0.01)) for p in train],
+            ),
+        ],
+    )
+
+
+def rate_marks(epochs: Sequence[EpochPoint]) -> list[tuple[float, str]]:
+    """Where the learning rate changed: (epoch, ``lr 0.001``)."""
+    pairs = itertools.pairwise(epochs)
+    return [(float(later.epoch), f"lr {later.rate:g}") for before, later in pairs if before.rate != later.rate]
+
+
+def write_curve(run_dir: Path) -> Path:
+    """Draws the run's loss into ``curve.svg`` and returns its path."""
+    path = run_dir / "curve.svg"
+    path.write_text(loss_chart(*read_points(run_dir)), encoding="utf-8")
+    return path
+
+
+def _epoch_position(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> "_Position":
+    if epochs:
+        return _Position(epochs[-1].global_step / (epochs[-1].epoch + 1))
+    # No epoch has ended: the axis then counts steps as parts of the one epoch under way.
+    return _Position(max((p.global_step for p in train), default=1))
+
+
+@dataclass(frozen=True)
+class _Position:
+    steps_per_epoch: float
+
+    def __call__(self, global_step: int) -> float:
+        return global_step / self.steps_per_epoch
+
+
+def _tick_step(top: float) -> float:
+    """A step of 1, 2 or 5 times a power of ten that gives about five ticks up to ``top``."""
+    if not (math.isfinite(top) and top > 0):
+        return 1.0
+    rough = top / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
