@@ -21,11 +21,10 @@ import grpc
 import numpy as np
 import simplejpeg
 
-from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client import ClientOptions, LoaderClient, StreamSpec
 from loader_service.pipeline.order import epoch_order
 from loader_service.pipeline.pipeline import pipeline_version
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire.types import StreamSpec
 from preprocess.store import (
     ClassInfo,
     ImageSpec,

@@ -26,11 +26,9 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client import ClientOptions, Limits, LoaderClient, StreamSpec
 from loader_service.pipeline.pipeline import Pipeline
-from loader_service.pipeline.plan import StepRange
 from loader_service.server.server import LoaderServer
-from loader_service.wire.types import Limits, StreamSpec
 from preprocess.store import (
     ClassInfo,
     ImageSpec,
@@ -116,22 +114,8 @@ def loop(images: list[bytes]) -> None:
 def run_pipeline(pipeline: Pipeline) -> None:
     """The decode pipeline without transport, over NUM_TURN_IMAGES images."""
     for epoch in range(NUM_TURN_IMAGES // NUM_IMAGES):
-        wanted = StepRange(
-            split="train",
-            view="train",
-            crop_size=CROP,
-            shuffle=True,
-            seed=0,
-            epoch=epoch,
-            batch_size=BATCH_SIZE,
-            first_step=0,
-            last_step=NUM_IMAGES // BATCH_SIZE,
-            slice_begin=0,
-            slice_end=BATCH_SIZE,
-            colour_std=0.1,
-            colour_scale="sqrt_eigenvalue",
-            pixel_format="uint8",
-        )
+        spec = StreamSpec(crop_size=CROP, batch_size=BATCH_SIZE)
+        wanted = spec.steps(0, NUM_IMAGES // BATCH_SIZE, epoch=epoch)
         for _ in pipeline.messages(wanted):
             pass
 

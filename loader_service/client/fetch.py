@@ -1,18 +1,19 @@
 """One replica's part in a stream: a connection, shared memory if there is any, and ranges of steps as batches."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
-from loader_service.client.assembly import Allocate, Assembly, request_for
+from loader_service.client.assembly import Allocate, Assembly
 from loader_service.client.http2.calls import IncomingMessage, StreamCall
+from loader_service.client.options import Transport
 from loader_service.client.replica import Connection, expect_same_stream
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
+from loader_service.wire.codec import PartHeader, unpack_header
 from loader_service.wire.errors import InvalidRequestError, ServiceUnavailableError
-from loader_service.wire.types import Batch, Description, PartHeader, StreamSpec, unpack_header
-
-Transport = Literal["auto", "grpc", "shm"]
+from loader_service.wire.translate import range_to_request
+from loader_service.wire.types import Batch, Description, StreamSpec
 
 _PROBE_TIMEOUT_S = 2.0
 
@@ -50,7 +51,7 @@ class Fetcher:
     def fetch(self, *, epoch: int, first_step: int, last_step: int) -> "Fetch":
         """Will ask for steps [first_step, last_step) of ``epoch`` when iterated over. Raises ServiceUnavailableError
         when the file of the token cannot be read now."""
-        request = request_for(self._spec, self._description, epoch=epoch, first_step=first_step, last_step=last_step)
+        request = range_to_request(self._spec.steps(first_step, last_step, epoch=epoch), self._description)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(
             call, range(first_step, last_step), Assembly(self._allocate), self.session, self._connection.target

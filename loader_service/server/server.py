@@ -13,14 +13,16 @@ import grpc
 from prometheus_client import Counter
 
 from loader_service.pipeline.metrics import Metrics
+from loader_service.pipeline.outgoing_message import OutgoingMessage
 from loader_service.pipeline.pipeline import Pipeline
+from loader_service.pipeline.slots import SlotPool
 from loader_service.server.admission import Admission, RequestReader, host_of
 from loader_service.server.health import SERVICE as HEALTH_SERVICE
 from loader_service.server.health import Health
 from loader_service.server.reflection import MAX_THREADS as REFLECTION_THREADS
 from loader_service.server.reflection import reflection_handlers
 from loader_service.server.requests import describe, step_range
-from loader_service.server.shared_memory import SharedMemoryServer, SlotPool, is_supported
+from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from loader_service.server.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.errors import (
@@ -32,7 +34,8 @@ from loader_service.wire.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
-from loader_service.wire.types import Limits, Message
+from loader_service.wire.translate import description_to_response
+from loader_service.wire.types import Limits
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +193,7 @@ class LoaderServer:
         place.until_the_end_of(context)
         self._reader.read(pb.DescribeRequest, requests, context)
         name = "" if self._shared_memory is None else self._shared_memory.name
-        return describe(self._pipeline, self._limits, name)
+        return description_to_response(describe(self._pipeline, self._limits, name))
 
     def _stream_batches(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
@@ -205,7 +208,9 @@ class LoaderServer:
                     steps, client, slots=self._slots(metadata), is_wanted=context.is_active
                 )
                 with self._metrics.active_streams.track_inprogress():
-                    yield from self._counted(messages, self._metrics.images.labels(steps.split, steps.view), context)
+                    yield from self._counted(
+                        messages, self._metrics.images.labels(steps.spec.split, steps.spec.view), context
+                    )
             log.debug("served %d steps", steps.last_step - steps.first_step, extra={"client": client})
         except LoaderError as error:
             self._refuse(error, context)
@@ -231,7 +236,9 @@ class LoaderServer:
             raise ServiceUnavailableError("the shared-memory session has ended; connect again")
         return session
 
-    def _counted(self, messages: Iterator[Message], images: Counter, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _counted(
+        self, messages: Iterator[OutgoingMessage], images: Counter, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
         """Passes messages on; counts them, the time they were waited for and the time their reader took."""
         metrics = self._metrics
         asked_at = time.perf_counter()

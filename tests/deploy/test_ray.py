@@ -12,9 +12,8 @@ from typing import IO, Any
 
 import pytest
 
-from loader_service.client.client import LoaderClient
+from loader_service.client import LoaderClient, StreamSpec
 from loader_service.commands.digest import StreamDigest
-from loader_service.wire.types import StreamSpec
 from tests.conftest import serving
 from tests.processes import free_port
 from tests.stores import make_store

@@ -15,13 +15,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hpack import Encoder
 
+from loader_service.client import Limits
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server import server as server_module
 from loader_service.server.server import LoaderServer
 from loader_service.server.tokens import TokenFile
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
-from loader_service.wire.types import Limits
 from preprocess.store import Store
 from tests.conftest import LIMITS
 from tests.stubs import request_of

@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client import ClientOptions, LoaderClient, ServiceUnavailableError, StreamSpec
 from loader_service.commands.digest import StreamDigest
-from loader_service.wire.errors import ServiceUnavailableError
-from loader_service.wire.types import StreamSpec
 from tests.processes import LoaderProcess, free_port, loader_processes
 from tests.stores import make_store
 
@@ -183,7 +181,7 @@ def test_comes_back_at_step_k(store: Path, undisturbed: str) -> None:
 
 def test_sigterm_lets_streams_finish(store: Path) -> None:
     """A request under way when SIGTERM comes is served to its end; the process then exits with 0."""
-    with loader_processes(store, 1, "--drain-seconds", "20") as replicas:
+    with loader_processes(store, 1, "--drain-s", "20") as replicas:
         options = ClientOptions(lease_steps=16, prefetch_steps=16, streams_per_replica=1)
         with LoaderClient([replicas[0].target], options) as client, client.stream(SPEC) as stream:
             # The first lease is a single step, to see how fast the replica is; the next ones are long.

@@ -12,12 +12,17 @@ import pytest
 import trustme
 
 from loader_service.__main__ import main
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.client.replica import Security
+from loader_service.client import (
+    AccessError,
+    ClientOptions,
+    LoaderClient,
+    LoaderError,
+    Security,
+    ServiceUnavailableError,
+)
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
 from loader_service.server.tokens import TokenFile
-from loader_service.wire.errors import AccessError, LoaderError, ServiceUnavailableError
 from preprocess.store import Store
 from tests.conftest import LIMITS
 

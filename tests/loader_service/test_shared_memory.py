@@ -13,13 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.client.fetch import Transport
+from loader_service.client import (
+    ClientOptions,
+    InvalidRequestError,
+    LoaderClient,
+    PixelFormat,
+    StreamSpec,
+    Transport,
+    View,
+)
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
 from loader_service.commands.digest import epoch_digest
-from loader_service.server.shared_memory import SharedMemoryServer, SlotPool, is_supported
-from loader_service.wire.errors import InvalidRequestError
-from loader_service.wire.types import PixelFormat, StreamSpec, View
+from loader_service.pipeline.slots import SlotPool
+from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from tests.processes import LoaderProcess, loader_processes
 from tests.stores import make_store
 
@@ -91,8 +97,9 @@ def test_server_is_killed(store: Path) -> None:
 
 CLIENT = """
     import sys, time
-    from loader_service.client.client import ClientOptions, LoaderClient
-    from loader_service.wire.types import StreamSpec
+    from loader_service.client import LoaderClient
+    from loader_service.client import ClientOptions
+    from loader_service.client import StreamSpec
     client = LoaderClient([sys.argv[1]], ClientOptions(transport="shm"))
     stream = client.stream(StreamSpec(batch_size=32), num_epochs=None)
     next(stream)
@@ -124,7 +131,7 @@ def test_client_is_killed(store: Path, manner: str) -> None:
 
 
 def test_server_stops_though_a_client_stalls(store: Path) -> None:
-    with loader_processes(store, 1, "--message-bytes", "100KB", "--drain-seconds", "1") as replicas:
+    with loader_processes(store, 1, "--message-bytes", "100KB", "--drain-s", "1") as replicas:
         with subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(CLIENT), replicas[0].target, "stall"],
             stdout=subprocess.PIPE,

@@ -19,12 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client import ClientOptions, DataLossError, LoaderClient, ServiceUnavailableError, StreamSpec
 from loader_service.client.discovery import Discovery
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
-from loader_service.wire.errors import DataLossError, ServiceUnavailableError
-from loader_service.wire.types import StreamSpec
 from preprocess.store import Store
 from tests.conftest import LIMITS, serving
 from tests.processes import free_port
@@ -77,8 +75,9 @@ def test_the_same_bytes_again_and_again_are_silence(tiny_store: Path) -> None:
 
 SUSPENDED = """
 import sys
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.wire.types import StreamSpec
+from loader_service.client import LoaderClient
+from loader_service.client import ClientOptions
+from loader_service.client import StreamSpec
 options = ClientOptions(unavailable_timeout_s=4.0, stall_timeout_s=20.0, transport="grpc")
 with LoaderClient([sys.argv[1]], options) as client:
     for number, batch in enumerate(client.stream(StreamSpec(batch_size=10), num_epochs=30)):

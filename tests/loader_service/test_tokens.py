@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from loader_service.client import AccessError
 from loader_service.server import tokens as tokens_module
 from loader_service.server.tokens import TokenFile
-from loader_service.wire.errors import AccessError
 
 
 def write(path: Path, content: str, *, is_old: bool) -> None:
