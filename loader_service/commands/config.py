@@ -9,11 +9,12 @@ from commandline.logs import LogFormat
 from loader_service.client import Limits, StreamSpec, View
 from loader_service.commands.connect import ConnectConfig
 from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
-from loader_service.wire.types import check_epoch
 
 _MAX_COUNT = 2**31 - 1
+_MAX_UINT32 = 2**32 - 1
+_MAX_UINT64 = 2**64 - 1
 _MAX_MESSAGE_BYTES = 2**30
-_MAX_SECONDS = 1_000_000.0
+_MAX_SECONDS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,17 +174,17 @@ class StreamConfig(AskConfig):
 
     split: str = field(default="train", metadata=option("split to stream"))
     view: View = field(default="train", metadata=option("which crops"))
-    crop_size: int | None = field(default=None, metadata=option("side of a crop in pixels (default: 7/8 of the image)"))
+    crop_size: int | None = field(
+        default=None,
+        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=_MAX_UINT32),
+    )
     shuffle: bool = field(default=True, metadata=option("the epoch's permutation, not stored order"))
-    seed: int = field(default=0, metadata=option("seed of order and draws"))
-    epoch: int = field(default=0, metadata=option("epoch, from 0"))
-    batch_size: int = field(default=128, metadata=option("images a step"))
-    colour_std: float = field(default=0.1, metadata=option("deviation of the colour draw; 0 turns it off"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_epoch(self.epoch)
-        self.spec  # noqa: B018  # raises for values out of range
+    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=_MAX_UINT64))
+    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=_MAX_UINT32))
+    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=_MAX_UINT32))
+    colour_std: float = field(
+        default=0.1, metadata=option("deviation of the colour draw; 0 turns it off", least=0, most=10)
+    )
 
     @property
     def spec(self) -> StreamSpec:
@@ -222,7 +223,8 @@ class PreviewConfig(StreamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_epoch(self.epoch + self.draws - 1)
+        if self.epoch + self.draws > _MAX_UINT32 + 1:
+            raise ValueError(f"--epoch: expected at most {_MAX_UINT32 + 1 - self.draws:,}, found {self.epoch}")
         if self.out.suffix.lower() != ".png":
             raise ValueError(f"--out: expected a file name that ends in .png, found {str(self.out)!r}")
 
