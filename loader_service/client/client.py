@@ -1,9 +1,4 @@
-"""The client: one stream of batches, in order and byte for byte the same, from any number of replicas.
-
-with LoaderClient(["10.0.0.1:7000", "10.0.0.2:7000"]) as client:
-    for batch in client.stream(StreamSpec(batch_size=128, seed=1), num_epochs=90):
-        ...
-"""
+"""One client of one store: describes it, opens streams of it, closes them."""
 
 import random
 import time

@@ -29,27 +29,25 @@ class ServeConfig:
     processes: int = field(
         default=1,
         metadata=option(
-            "serve from so many processes, on as many ports from the one given on; one that dies is restarted",
+            "server processes, on consecutive ports from --listen; one that dies is restarted",
             least=1,
             most=1024,
         ),
     )
-    threads: int = field(
-        default=2, metadata=option("decode threads; one a core that this process may use", least=1, most=1024)
-    )
+    threads: int = field(default=2, metadata=option("decode threads of each process", least=1, most=1024))
     cache_bytes: int = field(
         default=0,
-        metadata=option("keep up to this much of decoded images in memory; 192 KB an image", least=0),
+        metadata=option("memory for decoded images, which are kept once decoded; 192 KB an image", least=0),
     )
     share_bytes: int = field(
         default=256_000_000,
         metadata=option(
-            "while several clients read one stream, keep so much of recent messages for the slower ones",
+            "memory for recent messages, kept for slower clients while several read one stream",
             least=0,
         ),
     )
     message_bytes: int = field(
-        default=4_900_000, metadata=option("size of a message's images, at most", least=1, most=_MAX_MESSAGE_BYTES)
+        default=4_900_000, metadata=option("most bytes of images in one message", least=1, most=_MAX_MESSAGE_BYTES)
     )
     max_batch_size: int = field(
         default=8192, metadata=option("largest batch size that may be asked for", least=1, most=_MAX_COUNT)
@@ -62,7 +60,7 @@ class ServeConfig:
     drain_s: float = field(
         default=10.0,
         metadata=option(
-            "after SIGTERM, let requests under way finish for so long",
+            "after SIGTERM, time for requests under way to finish",
             least=0,
             most=_MAX_SECONDS,
             formerly="drain-seconds",
@@ -71,8 +69,8 @@ class ServeConfig:
     max_connection_age_s: float = field(
         default=300.0,
         metadata=option(
-            "have clients connect anew after about so long, without breaking a request off: behind a balancer, new "
-            "replicas get their share; 0: never",
+            "ask clients to reconnect after about this long, without breaking requests off, so that new replicas behind "
+            "a balancer get their share; 0: never",
             least=0,
             most=_MAX_SECONDS,
             formerly="max-connection-age",
@@ -101,7 +99,7 @@ class ServeConfig:
     shared_memory: bool = field(
         default=True, metadata=option("offer shared memory to clients of the same user on this machine")
     )
-    reflection: bool = field(default=False, metadata=option("let tools such as grpcurl ask what the service offers"))
+    reflection: bool = field(default=False, metadata=option("answer gRPC reflection, for tools such as grpcurl"))
     log_format: LogFormat = field(default="text", metadata=option("lines for people or JSON for machines"))
     log_level: Literal["debug", "info", "warning", "error"] = field(
         default="info", metadata=option("least severity to log")
@@ -209,8 +207,10 @@ class DigestConfig(StreamConfig):
 class BenchConfig(StreamConfig):
     """Options of ``bench``."""
 
-    duration_s: float = field(default=10.0, metadata=option("measure for so long", least=0.001, most=_MAX_SECONDS))
-    warmup_s: float = field(default=2.0, metadata=option("after running for so long", least=0, most=_MAX_SECONDS))
+    duration_s: float = field(
+        default=10.0, metadata=option("length of the measurement", least=0.001, most=_MAX_SECONDS)
+    )
+    warmup_s: float = field(default=2.0, metadata=option("time before the measurement", least=0, most=_MAX_SECONDS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +233,4 @@ class PreviewConfig(StreamConfig):
 class HealthcheckConfig(AskConfig):
     """Options of ``healthcheck``."""
 
-    timeout_s: float = field(
-        default=3.0, metadata=option("wait for an answer for so long", least=0.001, most=_MAX_SECONDS)
-    )
+    timeout_s: float = field(default=3.0, metadata=option("time to wait for an answer", least=0.001, most=_MAX_SECONDS))

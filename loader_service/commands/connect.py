@@ -19,8 +19,10 @@ class ConnectConfig:
             metavar="HOST:PORT[,...]",
         ),
     )
-    service_timeout_s: float = field(default=60.0, metadata=option("go on without any loader for this long", above=0))
-    prefetch_steps: int = field(default=8, metadata=option("batches in memory or on their way, at most", least=1))
+    service_timeout_s: float = field(
+        default=60.0, metadata=option("give up when no loader has answered for this long", above=0)
+    )
+    prefetch_steps: int = field(default=8, metadata=option("most batches in memory or on their way", least=1))
     transport: Transport = field(
         default="auto",
         metadata=option("auto: shared memory with loaders on this machine, else gRPC; or one of them only"),

@@ -23,7 +23,7 @@ from loader_service.wire.shared_memory import HELLO, RELEASE
 log = logging.getLogger(__name__)
 
 _ACCEPT_PAUSE_S = 0.5
-"""After a connection could not be accepted, for want of descriptors say: it is still there, and would be at once."""
+"""Pause after a connection could not be accepted (no descriptors left): it stays queued, and retrying at once spins."""
 
 
 def is_supported() -> bool:
