@@ -206,7 +206,7 @@ class Delivery:
             return wanted
 
     def watch(self, seconds: float) -> None:
-        """Advances the stall clocks by ``seconds``; cancels calls that have stalled, or whose steps others delivered."""
+        """Advances the stall clocks by ``seconds``; cancels calls that stalled, or whose steps others delivered."""
         with self._lock:
             for lease, fetch in self._active.items():
                 position = lease.begin + fetch.num_batches

@@ -69,8 +69,8 @@ class ServeConfig:
     max_connection_age_s: float = field(
         default=300.0,
         metadata=option(
-            "ask clients to reconnect after about this long, without breaking requests off, so that new replicas behind "
-            "a balancer get their share; 0: never",
+            "ask clients to reconnect after about this long, without breaking requests off, so that new replicas "
+            "behind a balancer get their share; 0: never",
             least=0,
             most=_MAX_SECONDS,
             formerly="max-connection-age",
