@@ -10,6 +10,7 @@ from typing import Any, Literal
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B?|B)?\s*$", re.IGNORECASE)
 _MULTIPLES = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_MULTIPLES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNIONS = (typing.Union, types.UnionType)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -51,8 +52,9 @@ def from_toml(name: str, kind: Any, many: bool, value: Any) -> Any:
 
 
 def element_type(hint: Any) -> tuple[Any, bool]:
-    """The type of one value and whether the option takes several: ``X``, ``X | None`` or ``tuple[X, ...]``."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    """The type of one value and whether the option takes several: ``X``, ``X | None``, ``X | Literal["auto"]`` or
+    ``tuple[X, ...]``."""
+    if typing.get_origin(hint) in _UNIONS and type(None) in typing.get_args(hint):
         hint = next(argument for argument in typing.get_args(hint) if argument is not type(None))
     if typing.get_origin(hint) is tuple:
         return typing.get_args(hint)[0], True
@@ -71,6 +73,10 @@ def parser_of(name: str, kind: Any, many: bool) -> Callable[[str], Any]:
 
 
 def scalar_parser(name: str, kind: Any) -> Callable[[str], Any]:
+    words: tuple[str, ...] = ()
+    if typing.get_origin(kind) in _UNIONS:
+        kind, literal = typing.get_args(kind)
+        words = typing.get_args(literal)
     if kind is int and name.endswith("_bytes"):
         parser: Callable[[str], Any] = parse_size
     elif kind is float and name.endswith("_s"):
@@ -84,7 +90,7 @@ def scalar_parser(name: str, kind: Any) -> Callable[[str], Any]:
 
     def parse(text: str) -> Any:
         try:
-            return parser(text)
+            return text if text in words else parser(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
