@@ -25,11 +25,15 @@ def num_threads(found: Processors, processes: int) -> int:
 def summary(found: Processors, processes: int, threads: int) -> str:
     """One line that says what was decided, and from what."""
     quota = "" if found.quota is None else f", of which {found.quota:g} may be used"
-    machine = f"{found.num_cores} cores, {found.num_threads} hardware threads{quota}"
-    chosen = f"{processes} processes of {threads} decode threads"
+    machine = f"{_some(found.num_cores, 'core')}, {_some(found.num_threads, 'hardware thread')}{quota}"
+    chosen = f"{_some(processes, 'process', 'es')} of {_some(threads, 'decode thread')}"
     best = num_processes(found)
     advice = f"; --processes auto would start {best}" if processes * threads < best else ""
     return f"{chosen}, on {machine}{advice}"
+
+
+def _some(count: int, noun: str, plural: str = "s") -> str:
+    return f"{count} {noun}{plural if count != 1 else ''}"
 
 
 def _whole_quota(found: Processors) -> int:

@@ -129,11 +129,11 @@ def test_how_many(found: Processors, processes: int, threads_of_one: int) -> Non
 def test_what_was_decided_is_said() -> None:
     found = Processors(num_threads=16, num_cores=8)
     assert summary(found, 1, 4) == (
-        "1 processes of 4 decode threads, on 8 cores, 16 hardware threads; --processes auto would start 12"
+        "1 process of 4 decode threads, on 8 cores, 16 hardware threads; --processes auto would start 12"
     )
     limited = Processors(num_threads=16, num_cores=8, quota=2.0)
     assert summary(limited, 2, 1) == (
-        "2 processes of 1 decode threads, on 8 cores, 16 hardware threads, of which 2 may be used"
+        "2 processes of 1 decode thread, on 8 cores, 16 hardware threads, of which 2 may be used"
     )
 
 
