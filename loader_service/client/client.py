@@ -10,7 +10,7 @@ from typing import Self
 from weakref import WeakSet
 
 from loader_service.client.assembly import Allocate
-from loader_service.client.descriptions import Descriptions
+from loader_service.client.descriptions import TIMEOUT_S, Descriptions
 from loader_service.client.discovery import resolve
 from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Replica, expect_same_stream
@@ -19,8 +19,8 @@ from loader_service.wire.addresses import check_target
 from loader_service.wire.errors import InvalidRequestError, OverloadedError, ServiceUnavailableError
 from loader_service.wire.types import Description, StreamSpec, check_epoch
 
-_CPU_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.2
+_LAST_WORD_S = 0.5
 _COMPANY_S = 0.1
 """For other replicas to answer after the first, so that those which differ are an error at once, nearly always."""
 
@@ -64,7 +64,9 @@ class LoaderClient:
         while True:
             # Clients that were refused together come back apart.
             until = min(time.monotonic() + _RETRY_INTERVAL_S * random.uniform(1.0, 2.0), deadline)
-            answers = {self._descriptions.ask(replica): target for target, replica in self._replicas().items()}
+            timeout_s = min(TIMEOUT_S, max(deadline - time.monotonic(), _LAST_WORD_S))
+            replicas = self._replicas()
+            answers = {self._descriptions.ask(replica, timeout_s): target for target, replica in replicas.items()}
             found = _first_of(answers, until)
             if found:
                 first_target, description = next(iter(found.items()))
@@ -73,6 +75,7 @@ class LoaderClient:
                 self._description = description
                 return description
             if time.monotonic() >= deadline:
+                wait(answers, _LAST_WORD_S)  # for gRPC to say why
                 names = ",".join(self._targets)
                 reasons = "; ".join(map(_reason_of, answers, answers.values())) or f"no address for {names}"
                 raise ServiceUnavailableError(
@@ -139,7 +142,7 @@ class LoaderClient:
         total = 0.0
         for replica in self._replicas().values():
             with replica.connect() as connection, suppress(OverloadedError, ServiceUnavailableError):
-                total += connection.describe(_CPU_TIMEOUT_S).cpu_s
+                total += connection.describe(TIMEOUT_S).cpu_s
         return total
 
     def close(self) -> None:

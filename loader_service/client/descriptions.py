@@ -8,7 +8,8 @@ from loader_service.client.replica import Connection, Replica
 from loader_service.wire.errors import ServiceUnavailableError
 from loader_service.wire.types import Description
 
-_TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0
+"""For a replica to say what it serves."""
 
 
 class Descriptions:
@@ -21,15 +22,14 @@ class Descriptions:
         self._stores: dict[tuple[str, str], Description] = {}
         self._asking: dict[threading.Thread, Connection] = {}
 
-    def ask(self, replica: Replica) -> "Future[Description]":
-        """The answer of ``replica``, there already or to come within seconds: a LoaderError if it gives none."""
+    def ask(self, replica: Replica, timeout_s: float = TIMEOUT_S) -> "Future[Description]":
+        """The answer of ``replica``, there already or to come: a LoaderError if it gives none in ``timeout_s``."""
         with self._lock:
             answer = self._answers.get(replica.target)
             if answer is None or (answer.done() and answer.exception() is not None):
                 answer = self._answers[replica.target] = Future()
-                thread = threading.Thread(
-                    target=self._ask, args=(replica, answer), name=f"loader-describe-{replica.target}", daemon=True
-                )
+                name = f"loader-describe-{replica.target}"
+                thread = threading.Thread(target=self._ask, args=(replica, answer, timeout_s), name=name, daemon=True)
                 try:
                     thread.start()
                 except RuntimeError as error:  # no more threads now
@@ -49,14 +49,14 @@ class Descriptions:
         for connection in asking.values():
             connection.close()
         for thread in asking:
-            thread.join(_TIMEOUT_S)
+            thread.join(TIMEOUT_S)
 
-    def _ask(self, replica: Replica, answer: "Future[Description]") -> None:
+    def _ask(self, replica: Replica, answer: "Future[Description]", timeout_s: float) -> None:
         try:
             with replica.connect() as connection:
                 with self._lock:
                     self._asking[threading.current_thread()] = connection
-                answer.set_result(self._known_parts(connection.describe(_TIMEOUT_S)))
+                answer.set_result(self._known_parts(connection.describe(timeout_s)))
         except BaseException as error:
             answer.set_exception(error.with_traceback(None))
         finally:

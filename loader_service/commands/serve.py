@@ -43,14 +43,14 @@ def serve(config: ServeConfig) -> int:
     except ValueError as error:
         raise InvalidRequestError(str(error)) from None
     processes, threads = _numbers(config)
-    log.info("%s", summary(found, processes, threads))
     if processes == 1:
-        return _serve_one(config)
+        return _serve_one(config, lambda: log.info("%s", summary(found, processes, threads)))
     # What is wrong for all is said once, here.
     with Store(config.store):
         _credentials(config)
     if config.token_file is not None:
         TokenFile(config.token_file)
+    log.info("%s", summary(found, processes, threads))
     configs = [_nth(config, number) for number in range(processes)]
     return supervise(configs, _serve_one, config.drain_s, user_errors=(LoaderError, StoreError, OSError))
 
@@ -84,8 +84,7 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             shared_memory=config.shared_memory,
             max_connection_age_s=config.max_connection_age_s or None,
         )
-        if config.metrics_listen is not None:
-            _serve_metrics(metrics, config.metrics_listen, config)
+        metrics_port = _serve_metrics(metrics, config)
         server.start()
         address = config.listen
         if not address.startswith("unix:"):
@@ -95,6 +94,8 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             # In one write, so that the lines of several processes do not mix.
             print(f"serving {config.store} on {address}\n", end="", flush=True)
         on_ready()
+        if metrics_port is not None:
+            log.info("metrics on port %d", metrics_port)
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
         stop.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_s)
@@ -107,13 +108,16 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
     return 0
 
 
-def _serve_metrics(metrics: Metrics, address: str, config: ServeConfig) -> None:
+def _serve_metrics(metrics: Metrics, config: ServeConfig) -> int | None:
+    """The port that metrics are served on, if they are wanted."""
+    address = config.metrics_listen
+    if address is None:
+        return None
     host, port = host_and_port(address, lowest_port=0)
     try:
-        found = metrics.serve(host, port, cert=config.tls_cert, key=config.tls_key)
+        return metrics.serve(host, port, cert=config.tls_cert, key=config.tls_key)
     except OSError as error:
         raise ServiceUnavailableError(f"--metrics-listen {address}: cannot listen there: {error.strerror}") from None
-    log.info("metrics on port %d", found)
 
 
 def _numbers(config: ServeConfig) -> tuple[int, int]:

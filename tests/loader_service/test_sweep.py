@@ -10,7 +10,7 @@ import pytest
 
 from loader_service.__main__ import main
 from loader_service.client.machine import Processors, processors
-from loader_service.commands.sizing import num_processes, summary
+from loader_service.commands.sizing import num_processes, num_threads, summary
 
 
 def test_sweep(tiny_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,6 +45,22 @@ def test_options_of_a_sweep(options: list[str], reason: str, capsys: pytest.Capt
 def test_a_sweep_without_a_store(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--sweep", "--store", str(tmp_path)]) == 1
     assert "expected 1 loaders to serve it, found that they do not start" in capfd.readouterr().err
+
+
+def test_one_process_says_so_too(tiny_store: Path) -> None:
+    """In the first line of its log, whatever else it has to say."""
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store), "--listen", "127.0.0.1:0"]
+    found = processors()
+    with subprocess.Popen(
+        [*command, "--metrics-listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None
+        try:
+            assert summary(found, 1, num_threads(found, 1)) in server.stderr.readline()
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=60)
+    assert server.returncode == 0
 
 
 def test_serve_says_first_what_it_made_of_the_machine(tiny_store: Path) -> None:
