@@ -1,6 +1,7 @@
 """Error rates over a whole split, each image exactly once: centre crop, or ten crops averaged after softmax."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from loader_service.client.client import LoaderClient
 from loader_service.wire.types import StreamSpec
 from trainer.data.centring import Centring
-from trainer.data.feed import DeviceBatch, Feed, allocator
+from trainer.data.feed import Feed, allocator
 from trainer.network.columns import TwoColumns
 from trainer.ranks import Ranks
 
@@ -34,14 +35,17 @@ class Evaluation:
 
 
 @torch.no_grad()
-def class_probabilities(networks: list[TwoColumns], centring: Centring, batch: DeviceBatch) -> Tensor:
+def class_probabilities(
+    networks: list[TwoColumns], centring: Centring, images: Mapping[torch.device, Tensor]
+) -> Tensor:
     """Probabilities float32 [N, classes] on the first device: the mean of the softmax outputs over crops and networks.
 
-    [P] 4.1 averages the softmax outputs of the ten crops; [P] table 2 those of several networks.
+    ``images`` is uint8 [N, crop, crop, 3], or [N, 10, crop, crop, 3], on each distinct device. [P] 4.1 averages the
+    softmax outputs of the ten crops; [P] table 2 those of several networks.
     """
     devices = networks[0].devices
-    num_images = batch.num_images
-    crops = {device: images.flatten(0, -4) for device, images in batch.images.items()}
+    num_images = len(images[devices[0]])
+    crops = {device: pixels.flatten(0, -4) for device, pixels in images.items()}
     total = len(crops[devices[0]])
     pieces = []
     for begin in range(0, total, IMAGES_AT_ONCE):
@@ -85,7 +89,7 @@ def evaluate(
         stream = client.stream(spec, step=first_step, allocate=allocator(devices))
         with Feed(stream, devices, close_source=stream.close) as feed:
             for batch in feed:
-                probabilities = class_probabilities(networks, centring, batch).cpu()
+                probabilities = class_probabilities(networks, centring, batch.images).cpu()
                 labels = batch.labels.cpu()
                 sums += score(probabilities, labels)
                 places = labels * num_classes + probabilities.argmax(1)

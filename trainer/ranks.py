@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from loader_service.wire.types import StreamSpec
 from trainer.errors import DeviceError
 from trainer.network.columns import BatchSlice
 
@@ -33,12 +34,9 @@ class Ranks:
         return self.rank == 0
 
     def rows(self, batch_size: int) -> BatchSlice:
-        """This rank's part of a step: the same arithmetic as StreamSpec's."""
-        return BatchSlice(
-            begin=self.rank * batch_size // self.world_size,
-            end=(self.rank + 1) * batch_size // self.world_size,
-            total=batch_size,
-        )
+        """This rank's part of a step: that of its stream."""
+        begin, end = StreamSpec(batch_size=batch_size, rank=self.rank, world_size=self.world_size).slice
+        return BatchSlice(begin=begin, end=end, total=batch_size)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replaces every gradient by its sum over the ranks; launched together, in the same order everywhere."""

@@ -11,15 +11,14 @@ from commandline import Progress, write_line
 from commandline.stopping import StopRequests
 from loader_service.client.client import LoaderClient
 from loader_service.wire.errors import LoaderError
-from loader_service.wire.types import Description
 from trainer.checkpoint.identity import identity_of
 from trainer.checkpoint.keeper import Keeper, last_saved
-from trainer.checkpoint.saved_network import NetworkPlan
+from trainer.checkpoint.saved_network import plan_of_run
 from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
 from trainer.data.centring import Centring
 from trainer.data.feed import DeviceBatch, Feed, allocator
-from trainer.errors import DeviceError, DivergedError, TrainerError
+from trainer.errors import DeviceError, DivergedError
 from trainer.evaluate import Evaluation, evaluate
 from trainer.monitor.interval import Interval
 from trainer.monitor.metrics import EpochPoint, MetricsWriter
@@ -27,7 +26,7 @@ from trainer.monitor.prometheus import Exporter
 from trainer.monitor.run_record import write_record
 from trainer.monitor.starvation import StarvationWatch
 from trainer.network.columns import TwoColumns
-from trainer.network.describe import describe_architecture, describe_run
+from trainer.network.describe import describe_architecture
 from trainer.optimizer import PaperUpdate
 from trainer.ranks import Ranks, devices_of_rank, join_ranks, leave_ranks, local_rank
 from trainer.recipes.schedule import ScheduleState, after_epoch, colour_phases, rates_at
@@ -39,9 +38,6 @@ VALIDATION_BATCH = 128
 
 def train(config: TrainConfig) -> int:
     """Runs ``train``: returns the exit code, 0 when the schedule has ended, 130 or 143 when a signal stopped it."""
-    if config.describe:
-        print(describe_run(config))
-        return 0
     devices = devices_of_rank(config.devices, local_rank(), 1 if config.columns == "one" else 2)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -50,7 +46,6 @@ def train(config: TrainConfig) -> int:
         with LoaderClient(config.target, config.client_options) as client, StopRequests() as stop:
             return Run(config, client, devices, ranks, stop).go()
     except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
-        assert config.run_dir is not None
         raise DeviceError(f"{str(error).splitlines()[0]}; {last_saved(config.run_dir)}") from None
     finally:
         leave_ranks(ranks)
@@ -67,12 +62,11 @@ class Run:
         ranks: Ranks,
         stop: StopRequests,
     ) -> None:
-        assert config.run_dir is not None
         self.config, self.client, self.ranks, self.stop = config, client, ranks, stop
-        self.run_dir: Path = config.run_dir
+        self.run_dir = config.run_dir
         self.recipe = config.resolved_recipe
         self.description = client.describe()
-        self.plan = _plan(config, self.description)
+        self.plan = plan_of_run(config, self.description)
         num_images = self.description.splits[config.split]
         self.steps_per_epoch = config.stream_spec(self.plan.crop, 0.0, 0, 1).num_steps(num_images)
         network = TwoColumns(self.plan.architecture(), devices, init=config.init, seed=config.seed)
@@ -271,33 +265,6 @@ class Run:
                 f"top-5 error {100 * validation['top5_error']:.1f} %, loss {validation['loss']:.3f}"
             )
         print(f"loss curve: {curve}")
-
-
-def _plan(config: TrainConfig, description: Description) -> NetworkPlan:
-    """The network that the store's images and classes and the options make. Raises TrainerError if they cannot."""
-    crop = config.crop or description.image_side * 7 // 8
-    if crop > description.image_side:
-        raise TrainerError(f"--crop: expected at most the stored side {description.image_side}, found {crop}")
-    if config.split not in description.splits:
-        raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
-    if description.splits[config.split] < config.batch_size:
-        raise TrainerError(
-            f"--batch-size: split {config.split!r} has {description.splits[config.split]} images, "
-            f"less than one batch of {config.batch_size}"
-        )
-    plan = NetworkPlan(
-        recipe=config.recipe,
-        crop=crop,
-        width=config.width,
-        ablation=config.ablation,
-        classes=description.classes,
-        mean_image=description.mean_image,
-    )
-    try:
-        plan.architecture()
-    except ValueError as error:
-        raise TrainerError(str(error)) from None
-    return plan
 
 
 def _sums(scores: Tensor, labels: Tensor, loss: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from trainer.checkpoint import files as checkpoint
 from trainer.monitor.metrics import read_points
 from trainer.network.columns import TwoColumns
 
+TRAIN = ("train", "--target", "localhost:1", "--run-dir", "x")
+
 
 def final(run_dir: Path) -> checkpoint.Snapshot:
     return checkpoint.load(checkpoint.numbered(run_dir)[0])
@@ -173,10 +175,15 @@ def test_mistakes_take_one_line(
     ("arguments", "message"),
     [
         (["train", "--run-dir", "x"], "--target: expected at least one HOST:PORT"),
-        (["train", "--target", "localhost:1"], "--run-dir: expected a folder"),
-        (["train", "--describe", "--crop", "30"], "crop: 30 is too small"),
-        (["train", "--describe", "--lr", "-1"], "--lr: expected more than 0"),
-        (["train", "--describe", "--without-layer", "conv1"], "without_layer: expected one of"),
+        (["train", "--target", "localhost:1"], "--run-dir must be given"),
+        (["train", "--describe"], "--describe is a command now: alexnet-trainer describe"),
+        (["describe", "--crop", "30"], "--crop: 30 is too small"),
+        ([*TRAIN, "--lr", "nan"], "--lr: expected more than 0, found nan"),
+        ([*TRAIN, "--width", "inf"], "--width: expected more than 0 and at most 16, found inf"),
+        ([*TRAIN, "--lr-drops", "0"], "--lr-drops: expected at least 1, found 0"),
+        ([*TRAIN, "--lr-drops", "2,2"], "--lr-drops: expected rising epochs, found 2,2"),
+        ([*TRAIN, "--epochs", "9", "--lr-drops", "5,9"], "--lr-drops: expected epochs before the last, 9, found 9"),
+        ([*TRAIN, "--checkpoint-minutes", "0"], "--checkpoint-interval-s: expected more than 0, found 0.0"),
         (["evaluate", "--target", "localhost:1"], "--checkpoint must be given"),
     ],
 )
@@ -256,7 +263,7 @@ def test_a_silent_service_does_not_hold_up_a_stop(tiny_store: Path, tmp_path: Pa
 
 
 def test_describe_needs_no_service(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--describe"]) == 0
+    assert main(["describe"]) == 0
     assert "60,965,224 parameters" in capsys.readouterr().out
 
 

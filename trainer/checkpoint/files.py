@@ -22,15 +22,16 @@ FORMAT = 1
 BEST_NAME = "best.pt"
 _NAME = re.compile(r"^step-(\d{9})\.pt$")
 
-Identity = Mapping[str, str | int | float | bool | None]
+Value = str | int | float | bool | None
+Identity = Mapping[str, Value]
+"""What must be equal for a run to continue another's checkpoint, by dotted name: see trainer.checkpoint.identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Everything a run needs to continue as if it had never stopped. Tensors are on the CPU."""
 
-    identity: dict[str, str | int | float | bool | None]
-    """What must be equal to continue: store, pipeline, seed, batch size, recipe, sizes, ablations."""
+    identity: Identity
     epoch: int
     step: int
     """The next step to take: the stream's position."""
@@ -43,7 +44,7 @@ class Snapshot:
     epoch_sums: Tensor
     """float64 [4]: loss, top-1 errors, top-5 errors, images of the epoch so far."""
     network: dict[str, Any]
-    """Plain data from which the network can be built without a service: see trainer.checkpoint_network."""
+    """Plain data from which the network can be built without a service: see trainer.checkpoint.saved_network."""
     validation: dict[str, float] | None
     """The last validation's result."""
 

@@ -4,14 +4,13 @@ import dataclasses
 from typing import Any
 
 from loader_service.wire.types import Description
+from trainer.checkpoint.files import Identity, Value
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.config import TrainConfig
 from trainer.recipes import Milestones
 
-Value = str | int | float | bool | None
 
-
-def identity_of(config: TrainConfig, plan: NetworkPlan, description: Description) -> dict[str, Value]:
+def identity_of(config: TrainConfig, plan: NetworkPlan, description: Description) -> Identity:
     """The store, the stream, the network and the rule of update, by dotted name.
 
     The number of processes, the devices and the last epoch are not part of it: the stream goes by position, so a run

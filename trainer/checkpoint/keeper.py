@@ -7,7 +7,6 @@ import torch
 
 from commandline import write_line
 from trainer.checkpoint import files as checkpoint
-from trainer.checkpoint.identity import Value
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
@@ -22,7 +21,7 @@ class Keeper:
         self,
         config: TrainConfig,
         run_dir: Path,
-        identity: dict[str, Value],
+        identity: checkpoint.Identity,
         plan: NetworkPlan,
         state: TrainingState,
         ranks: Ranks,
@@ -60,7 +59,7 @@ class Keeper:
         every = self._config.checkpoint_steps
         if every is not None and self._state.global_step % every == 0:
             return True
-        return time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes
+        return time.monotonic() - self._saved_at > self._config.checkpoint_interval_s
 
     def save(self, *, best: bool = False) -> None:
         """Saves, also as the best if ``best``, and removes what is too old."""

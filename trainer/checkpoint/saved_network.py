@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from loader_service.wire.types import Description
 from trainer.checkpoint.files import Snapshot, find, load
-from trainer.errors import CheckpointError
+from trainer.config import TrainConfig
+from trainer.data.crops import default_crop
+from trainer.errors import CheckpointError, TrainerError
 from trainer.network.architecture import Ablation, Architecture, resolve
 from trainer.network.columns import TwoColumns
 from trainer.recipes import RecipeName, recipe_named
@@ -51,6 +54,33 @@ class NetworkPlan:
             "mean_image": torch.from_numpy(self.mean_image.copy()),
             "num_parameters": self.architecture().num_parameters,
         }
+
+
+def plan_of_run(config: TrainConfig, description: Description) -> NetworkPlan:
+    """The network that the store's images and classes and the options make. Raises TrainerError if they cannot."""
+    crop = config.crop or default_crop(description.image_side)
+    if crop > description.image_side:
+        raise TrainerError(f"--crop: expected at most the stored side {description.image_side}, found {crop}")
+    if config.split not in description.splits:
+        raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
+    if description.splits[config.split] < config.batch_size:
+        raise TrainerError(
+            f"--batch-size: split {config.split!r} has {description.splits[config.split]} images, "
+            f"less than one batch of {config.batch_size}"
+        )
+    plan = NetworkPlan(
+        recipe=config.recipe,
+        crop=crop,
+        width=config.width,
+        ablation=config.ablation,
+        classes=description.classes,
+        mean_image=description.mean_image,
+    )
+    try:
+        plan.architecture()
+    except ValueError as error:
+        raise TrainerError(str(error)) from None
+    return plan
 
 
 def plan_of(snapshot: Snapshot, path: Path) -> NetworkPlan:

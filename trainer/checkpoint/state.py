@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.checkpoint.files import Snapshot
-from trainer.checkpoint.identity import Value
+from trainer.checkpoint.files import Identity, Snapshot
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.network.columns import TwoColumns
 from trainer.optimizer import PaperUpdate
@@ -27,7 +26,7 @@ class TrainingState:
     global_step: int = 0
     validation: dict[str, float] | None = None
 
-    def snapshot(self, identity: dict[str, Value], plan: NetworkPlan) -> Snapshot:
+    def snapshot(self, identity: Identity, plan: NetworkPlan) -> Snapshot:
         """A copy on the CPU; waits for the devices."""
         return Snapshot(
             identity=identity,
