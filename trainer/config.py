@@ -121,7 +121,7 @@ class TrainConfig(NetworkConfig):
     )
     split: str = field(default="train", metadata=option("split to train on"))
     validation_split: str | None = field(
-        default="val", metadata=option("split to validate on after each epoch; none without images of that name")
+        default=None, metadata=option("split to validate on after each epoch (default: val, if the store has one)")
     )
     colour_pca: ColourPca = field(
         default="recipe", metadata=option("ablation: the scale of the colour shifts, or no colour shifts")

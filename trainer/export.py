@@ -2,29 +2,26 @@
 
 import json
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
-from trainer.checkpoint.files import find, load
-from trainer.checkpoint.saved_network import plan_of
+from trainer.checkpoint.files import write_whole
+from trainer.checkpoint.saved_network import load_network
 from trainer.config import ExportConfig
 
 
 def run_export(config: ExportConfig) -> int:
-    """Writes the file and prints its path."""
-    path = find(config.checkpoint)
-    snapshot = load(path)
-    plan = plan_of(snapshot, path)
+    """Writes the file, whole or not at all, and prints its path."""
+    loaded = load_network(config.checkpoint, [torch.device("cpu")] * 2)
     about = {
         "format": "pt",
-        "recipe": plan.recipe,
-        "crop": str(plan.crop),
-        "width": str(plan.width),
-        "classes": json.dumps([id_ for id_, _ in plan.classes]),
+        "recipe": loaded.plan.recipe,
+        "crop": str(loaded.plan.crop),
+        "width": str(loaded.plan.width),
+        "classes": json.dumps([id_ for id_, _ in loaded.plan.classes]),
     }
-    tensors = {**snapshot.weights, "mean_image": torch.from_numpy(plan.mean_image)}
-    temporary = config.out.with_name(config.out.name + ".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, about)
-    temporary.replace(config.out)
+    tensors = {**loaded.snapshot.weights, "mean_image": torch.from_numpy(loaded.plan.mean_image)}
+    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, about)
+    write_whole(config.out, lambda sink: sink.write(content))
     print(config.out)
     return 0

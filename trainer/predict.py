@@ -13,9 +13,9 @@ from trainer.checkpoint.saved_network import load_network
 from trainer.config import PredictConfig
 from trainer.data.centring import Centring
 from trainer.data.crops import ten_crops
+from trainer.devices import devices_of_rank
 from trainer.errors import InputFileError
 from trainer.evaluate import class_probabilities
-from trainer.ranks import devices_of_rank
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Formats that are opened: an image library's rarer decoders are where its security holes are."""

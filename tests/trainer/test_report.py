@@ -17,8 +17,9 @@ from preprocess.store import Store
 from tests.trainer.conftest import CPU_PAIR
 from tests.trainer.runs import train
 from trainer.__main__ import main
-from trainer.checkpoint import files as checkpoint
+from trainer.checkpoint import folder
 from trainer.checkpoint.saved_network import load_network
+from trainer.checkpoint.snapshot import load
 from trainer.data.crops import ten_crops
 from trainer.evaluate import score
 from trainer.evaluate_command import per_class_errors, worst_confusions
@@ -143,7 +144,7 @@ def test_predict_without_an_imaging_library_says_what_to_install(
 def test_export_is_a_safetensors_file(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights.safetensors"
     assert main(["export", "--checkpoint", str(trained), "--out", str(out)]) == 0
-    weights = checkpoint.load(checkpoint.find(trained)).weights
+    weights = load(folder.find(trained)).weights
     with safe_open(out, "pt") as file:
         assert file.metadata()["recipe"] == "convnet2012"
         assert set(file.keys()) == weights.keys() | {"mean_image"}
