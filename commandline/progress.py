@@ -47,12 +47,13 @@ class Progress:
         if console.is_terminal and not quiet:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
                 console=console,
+                expand=True,
             )
             self._task = self._bar.add_task(label, total=total, completed=done, rate="", note="")
 
@@ -66,7 +67,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not self._quiet and kind is None:
+        elif not self._quiet and kind is None and self.completed > self._already_done:
             write_line(self._line() + f", took {format_duration(self.elapsed_s)}")
 
     @property

@@ -253,7 +253,10 @@ class ReportConfig(ConnectConfig):
     run_dir: Path = field(metadata=option("the run's folder", positional=True))
     out: Path | None = field(default=None, metadata=option("file to write (default: report.html in the run's folder)"))
     devices: tuple[str, ...] = field(default=(), metadata=option(_DEVICES, metavar="DEVICE,DEVICE"))
-    split: str = field(default="val", metadata=option("split of the example images"))
+    split: str = field(default="val", metadata=option("split that is evaluated, and of the example images"))
+    crops: Literal["centre", "ten"] = field(
+        default="ten", metadata=option("evaluate with the paper's ten crops, or ten times faster with the centre crop")
+    )
     train_split: str = field(default="train", metadata=option("split in which their neighbours are sought"))
     neighbours_among: int = field(
         default=2000, metadata=option("training images that are searched for neighbours", least=0, most=10_000_000)

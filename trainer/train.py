@@ -139,7 +139,8 @@ class Run:
             progress = Progress("train", end_epoch * epoch_images, "images", done=done, quiet=not self.ranks.leads)
             stack.enter_context(progress)
             try:
-                is_stopped = self._train_and_save(progress)
+                with self.keeper:
+                    is_stopped = self._train_and_save(progress)
             except DivergedError as error:
                 raise DivergedError(f"{error}: {self._advice()}") from None
         if self.ranks.leads:
@@ -266,8 +267,8 @@ class Run:
         state.epoch_sums.zero_()
         self.keeper.save(best=is_best, waits=False)
         if self.ranks.leads:
-            next_rates = rates_at(self.recipe, state.epoch, state.schedule)
-            write_line(epoch_line(point, self.recipe.schedule.end_epoch, is_best=is_best, next_rate=next_rates.weight))
+            next_rate = None if state.schedule.finished else rates_at(self.recipe, state.epoch, state.schedule).weight
+            write_line(epoch_line(point, self.recipe.schedule.end_epoch, is_best=is_best, next_rate=next_rate))
             self.curve.begin()
 
     def _is_stopping(self) -> bool:

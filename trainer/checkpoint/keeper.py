@@ -5,6 +5,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -13,7 +14,7 @@ from trainer.checkpoint import folder
 from trainer.checkpoint.background import Background
 from trainer.checkpoint.files import link_whole, remove_leftovers
 from trainer.checkpoint.identity import compare, step_of
-from trainer.checkpoint.saved_network import NetworkPlan
+from trainer.checkpoint.saved_network import NetworkPlan, plan_of
 from trainer.checkpoint.snapshot import Identity, Snapshot, load, save
 from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
@@ -44,6 +45,17 @@ class Keeper:
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._owes_a_save = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for the save under way, but for a second Ctrl-C; its failure matters unless there is one already."""
+        if kind is None:
+            self._writing.finish()
+        elif kind is not KeyboardInterrupt:
+            with contextlib.suppress(OSError):
+                self._writing.finish()
 
     def resume(self, aside: tuple[Path, ...] = ()) -> None:
         """Restores the state as ``--resume`` says, the same on all ranks. Raises TrainerError when that cannot be.
@@ -142,6 +154,7 @@ class Keeper:
     def _restore(self, path: Path) -> list[str]:
         """Continues from ``path``; returns the options that have changed since."""
         snapshot, state = load(path), self._state
+        plan_of(snapshot, path)  # what evaluate and the others will build of it
         changed = compare(path, snapshot.identity, self._identity)
         step = step_of(snapshot, path, batch_size=self._config.batch_size, num_images=self._num_images)
         state.restore(snapshot, path, step=step, keep_sums=self._ranks.leads)

@@ -26,12 +26,12 @@ class RunLock:
         path = run_dir / LOCK_NAME
         with naming(path):
             run_dir.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+", encoding="utf-8")
+            self._file = path.open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.seek(0)
-            owner = self._file.read().strip() or "another process"
+            owner = self._file.read().decode(errors="replace").strip() or "another process"
             self._file.close()
             raise TrainerError(
                 f"{run_dir}: expected a folder that no other run writes to, found it held by {owner}; wait for that "
@@ -39,12 +39,14 @@ class RunLock:
             ) from None
         except OSError as error:
             write_line(f"WARNING: {path} cannot be locked ({error.strerror}): let no other run write to this folder")
-        with naming(path):
-            self._file.truncate(0)
-            self._file.write(
-                f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
-            )
-            self._file.flush()
+        owner = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
+        try:
+            with naming(path):
+                self._file.truncate(0)
+                self._file.write(owner.encode())
+        except OSError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -36,7 +36,8 @@ class TrainingState:
 
     def snapshot(self, identity: Identity, plan: NetworkPlan) -> Snapshot:
         """A copy on the CPU; waits for the devices. Raises DivergedError when a number in it is not finite."""
-        snapshot = Snapshot(
+        self.check()
+        return Snapshot(
             identity=identity,
             epoch=self.epoch,
             step=self.step,
@@ -49,11 +50,14 @@ class TrainingState:
             network=plan.to_plain(),
             validation=self.validation,
         )
-        for tensor in (snapshot.epoch_sums, *snapshot.weights.values(), *snapshot.velocities.values()):
-            # A sum is finite only if every term is, and one pass without a copy; float64 does not overflow.
-            if not torch.isfinite(tensor.sum(dtype=torch.float64)):
-                raise DivergedError(f"the weights are no longer finite numbers at {self.place}")
-        return snapshot
+
+    def check(self) -> None:
+        """Raises DivergedError unless everything that would be saved is finite; waits for the devices."""
+        tensors = (self.epoch_sums, *self.network.state_dict().values(), *self.update.velocities.values())
+        # A sum is finite only if every term is; one pass without a copy, and float64 does not overflow.
+        totals = [tensor.sum(dtype=torch.float64).to(self.epoch_sums.device) for tensor in tensors]
+        if not torch.isfinite(torch.stack(totals)).all():
+            raise DivergedError(f"the weights are no longer finite numbers at {self.place}")
 
     def restore(self, snapshot: Snapshot, path: Path, *, step: int, keep_sums: bool) -> None:
         """Continues from ``snapshot`` at ``step``; of several ranks one keeps the sums, the others begin at 0.

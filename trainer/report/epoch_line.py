@@ -3,8 +3,11 @@
 from trainer.monitor.metrics import EpochPoint
 
 
-def epoch_line(point: EpochPoint, end_epoch: int, *, is_best: bool, next_rate: float) -> str:
-    """``epoch 3/91: loss 5.1, validation 5.0, error 81.2 % top-1, 60.1 % top-5, new best; lr 0.01 -> 0.001``."""
+def epoch_line(point: EpochPoint, end_epoch: int, *, is_best: bool, next_rate: float | None) -> str:
+    """``epoch 3/91: loss 5.123, validation error 81.2 % top-1, 60.1 % top-5, new best, lr 0.01 -> 0.001``.
+
+    ``next_rate`` is that of the next epoch, None after the last.
+    """
     if point.validation_loss is None or point.validation_top1_error is None or point.validation_top5_error is None:
         top1, top5, of = point.train_top1_error, point.train_top5_error, "training"
     else:
@@ -15,4 +18,5 @@ def epoch_line(point: EpochPoint, end_epoch: int, *, is_best: bool, next_rate: f
     )
     if is_best:
         text += ", new best"
-    return f"{text}, lr {point.rate:g}" + (f" -> {next_rate:g}" if next_rate != point.rate else "")
+    drop = f" -> {next_rate:g}" if next_rate not in (None, point.rate) else ""
+    return f"{text}, lr {point.rate:g}{drop}"
