@@ -76,7 +76,7 @@ class RemoteLoader:
             pixel_format=pixel_format,
         )
         self._client = LoaderClient(target.split(","), options)
-        self._allocate = _pinned if pin_memory else None
+        self._allocate = pinned_array if pin_memory else None
         self._transform = transform
         self._next = _Position(0, 0)
         """Where the next iteration starts."""
@@ -170,7 +170,7 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return int(found[0] or 0), int(found[1] or 1)
 
 
-def _pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+def pinned_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     """An array in page-locked memory, which a GPU copies from without waiting."""
     kind = torch.float32 if np.dtype(dtype) == np.float32 else torch.uint8
     return torch.empty(shape, dtype=kind, pin_memory=True).numpy()

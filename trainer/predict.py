@@ -12,8 +12,10 @@ import torch
 from trainer.checkpoint.saved_network import load_network
 from trainer.config import PredictConfig
 from trainer.data.centring import Centring
-from trainer.errors import InputFileError, TrainerError
-from trainer.ranks import devices_of_rank
+from trainer.data.crops import ten_crops
+from trainer.devices import devices_of_rank
+from trainer.errors import InputFileError
+from trainer.evaluate import class_probabilities
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Formats that are opened: an image library's rarer decoders are where its security holes are."""
@@ -28,10 +30,9 @@ def run_predict(config: PredictConfig) -> int:
     documents: list[tuple[str, list[dict[str, Any]]]] = []
     for path in config.images:
         square = read_square(path, plan.mean_image.shape[0])
-        crops = torch.from_numpy(ten_crops(square, plan.crop))
-        with torch.no_grad():
-            inputs = [centring(crops.to(device)) for device in network.devices]
-            probabilities = network(inputs).softmax(1).mean(0).cpu()  # [P] 4.1: averaged after the softmax
+        crops = torch.from_numpy(ten_crops(square, plan.crop))[None]
+        images = {device: crops.to(device) for device in network.devices}
+        probabilities = class_probabilities([network], centring, images)[0].cpu()
         top = probabilities.topk(min(config.top, len(probabilities)))
         guesses: list[dict[str, Any]] = [
             {"class": plan.classes[label][0], "name": plan.classes[label][1], "probability": value}
@@ -72,14 +73,3 @@ def read_square(path: Path, side: int) -> npt.NDArray[np.uint8]:
     image = image.resize(size, library.Resampling.BICUBIC)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return np.array(image.crop((left, top, left + side, top + side)), np.uint8)
-
-
-def ten_crops(square: npt.NDArray[np.uint8], crop: int) -> npt.NDArray[np.uint8]:
-    """uint8 [10, crop, crop, 3]: four corners and the centre, then their mirror images ([P] 4.1)."""
-    side = square.shape[0]
-    if crop > side:
-        raise TrainerError(f"crop: expected at most the stored side {side}, found {crop}")
-    edge, middle = side - crop, (side - crop) // 2
-    corners = [(0, 0), (0, edge), (edge, 0), (edge, edge), (middle, middle)]
-    five = np.stack([square[top : top + crop, left : left + crop] for top, left in corners])
-    return np.concatenate([five, five[:, :, ::-1]])

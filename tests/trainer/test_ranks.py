@@ -14,11 +14,13 @@ import torch
 from loader_service.wire.types import StreamSpec
 from tests.processes import free_port
 from tests.trainer.runs import train, train_command, wait_for_checkpoint
-from trainer.checkpoint import files as checkpoint
+from trainer.checkpoint import folder
+from trainer.checkpoint.snapshot import load
+from trainer.devices import devices_of_rank
 from trainer.errors import DeviceError
 from trainer.evaluate import shares
 from trainer.monitor.metrics import read_points
-from trainer.ranks import Ranks, devices_of_rank
+from trainer.ranks import Ranks
 
 
 @contextlib.contextmanager
@@ -52,15 +54,15 @@ def test_two_ranks_train_as_one_process_and_resume_as_one(loader_target: str, tm
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
         assert ours.validation_loss == pytest.approx(theirs.validation_loss, rel=1e-4)
         assert ours.train_top1_error == pytest.approx(theirs.train_top1_error, abs=0.02)
-    a, b = (checkpoint.load(checkpoint.numbered(run_dir)[0]) for run_dir in (one, two))
+    a, b = (load(folder.numbered(run_dir)[0]) for run_dir in (one, two))
     for name, value in a.weights.items():
         torch.testing.assert_close(value, b.weights[name], rtol=1e-3, atol=1e-5)
     assert all(map(torch.equal, a.generators, b.generators))  # dropout goes by position in the step
     # What two ranks began, one process ends.
     resumed = tmp_path / "resumed"
-    first = checkpoint.path_of(two, 6)
+    first = folder.path_of(two, 6)
     assert train(loader_target, resumed, "--epochs", "2", "--recipe", "paper", "--resume", str(first)) == 0
-    c = checkpoint.load(checkpoint.numbered(resumed)[0])
+    c = load(folder.numbered(resumed)[0])
     for name, value in b.weights.items():
         torch.testing.assert_close(value, c.weights[name], rtol=1e-3, atol=1e-5)
 
@@ -72,7 +74,7 @@ def test_a_stopped_rank_stops_all_and_saves(loader_target: str, tmp_path: Path) 
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
     assert "stopped at epoch" in stderr
-    found = checkpoint.newest(tmp_path)
+    found = folder.newest(tmp_path)
     assert found is not None
     assert found[1].global_step >= 4
 
@@ -97,7 +99,9 @@ def test_rows_are_the_services_slices() -> None:
 
 def test_devices_by_rank() -> None:
     cpu = torch.device("cpu")
-    assert devices_of_rank((), 0) == (cpu, cpu) or torch.cuda.is_available()
+    num_gpus = torch.cuda.device_count()
+    chosen = [torch.device("cuda", 0), torch.device("cuda", min(1, num_gpus - 1))] if num_gpus else [cpu, cpu]
+    assert list(devices_of_rank((), 0)) == chosen
     assert devices_of_rank(("cpu", "cpu"), 5) == (cpu, cpu)
     assert devices_of_rank(("cpu",), 0) == (cpu, cpu)
     assert devices_of_rank(("cpu", "cpu"), 0, num_columns=1) == (cpu,)

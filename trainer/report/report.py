@@ -12,11 +12,11 @@ from commandline import write_line
 from loader_service.client.client import LoaderClient
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network
 from trainer.config import ReportConfig
+from trainer.devices import devices_of_rank
 from trainer.errors import TrainerError
 from trainer.monitor.metrics import EpochPoint, TrainPoint, read_points
 from trainer.monitor.run_record import read_record
 from trainer.network.describe import describe_architecture
-from trainer.ranks import devices_of_rank
 from trainer.report.charts import error_chart, loss_chart, speed_chart
 from trainer.report.gallery import Exhibit, collect
 from trainer.report.pictures import data_uri, filter_grid
