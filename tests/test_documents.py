@@ -1,4 +1,4 @@
-"""What documents name exists: files, functions and classes of the architecture, targets of links."""
+"""What documents name exists: files, their functions and classes, modules to run, targets of links, pictures."""
 
 import re
 from pathlib import Path
@@ -7,16 +7,22 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
-ARCHITECTURE = (ROOT / "docs/architecture.md").read_text("utf-8")
-# `loader_service/pipeline/order.py` `epoch_order`
-FILE_AND_NAME = re.compile(r"`([\w/]+\.py)`(?: `(\w+)`)?")
+# `loader_service/pipeline/order.py` `epoch_order`, or `View` in `loader_service/wire/types.py`
+FILE_AND_NAME = re.compile(r"(?:`(\w+)` in )?`((?:\w+/)+[\w.]*)`(?: `(\w+)`)?")
+GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "docs/architecture.md"]
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#([\w-]+))?\)")
 
 
-@pytest.mark.parametrize(("file", "name"), sorted(set(FILE_AND_NAME.findall(ARCHITECTURE))))
-def test_the_architecture_names_what_there_is(file: str, name: str) -> None:
-    text = (ROOT / file).read_text("utf-8")
-    assert not name or re.search(rf"^(?:class|def) {name}\b", text, re.MULTILINE), f"{file} has no {name}"
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_guides_name_what_there_is(guide: Path) -> None:
+    found = FILE_AND_NAME.findall(guide.read_text("utf-8"))
+    assert len(found) >= 10
+    for before, place, after in found:
+        path = ROOT / place
+        assert path.exists(), f"{guide.name} names {place}"
+        for name in filter(None, (before, after)):
+            defined = re.search(rf"^(?:class|def) {name}\b|^{name} = ", path.read_text("utf-8"), re.MULTILINE)
+            assert defined, f"{guide.name} names {name} in {place}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
