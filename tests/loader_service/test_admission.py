@@ -3,7 +3,6 @@
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -25,6 +24,7 @@ from loader_service.v1 import loader_pb2_grpc
 from preprocess.store import Store
 from tests.conftest import LIMITS
 from tests.stubs import request_of
+from tests.waiting import wait_until
 
 DESCRIBE = "/loader_service.v1.LoaderService/Describe"
 STREAM = "/loader_service.v1.LoaderService/StreamBatches"
@@ -99,10 +99,7 @@ def code_of(call: Callable[[], Any]) -> grpc.StatusCode:
 
 def wait_for(code: grpc.StatusCode, call: Callable[[], Any]) -> None:
     """Until ``call`` ends with ``code``."""
-    deadline = time.monotonic() + 30
-    while (found := code_of(call)) != code:
-        assert time.monotonic() < deadline, f"expected {code}, found {found} for 30 s"
-        time.sleep(0.05)
+    wait_until(lambda: code_of(call) == code, str(code))
 
 
 def one_step(server: LoaderServer, channel: grpc.Channel) -> None:
@@ -166,10 +163,8 @@ def test_descriptions_that_nobody_takes_are_bounded(tiny_store: Path) -> None:
             return channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=20)
 
         with unread_calls(server, DESCRIBE, 5):
-            deadline = time.monotonic() + 30
-            while metrics.registry.get_sample_value("alexnet_loader_errors_total", refused) != 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            name = "alexnet_loader_errors_total"
+            wait_until(lambda: metrics.registry.get_sample_value(name, refused) == 2, "two to be refused")
             with pytest.raises(grpc.RpcError) as caught:
                 describe()
             trailers: Any = caught.value.trailing_metadata()

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
@@ -33,13 +33,7 @@ from preprocess.store import Store
 from tests.conftest import LIMITS
 from tests.processes import LoaderProcess, free_port
 from tests.stores import make_store
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)
+from tests.waiting import wait_until
 
 
 def read_metrics(port: int) -> dict[str, float]:

@@ -6,8 +6,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from loader_service.pipeline.slots import SlotPool
 from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from tests.processes import LoaderProcess, loader_processes
 from tests.stores import make_store
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="shared memory needs Linux")
 
@@ -50,13 +49,6 @@ def memory_files(pid: int) -> int:
         with suppress(FileNotFoundError):  # closed since it was listed
             count += "memfd:alexnet-loader" in os.readlink(f"/proc/{pid}/fd/{descriptor}")
     return count
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"waited 20 s for {what}"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -28,18 +28,12 @@ from tests.conftest import LIMITS, serving
 from tests.processes import free_port
 from tests.relays import relaying
 from tests.stores import make_store
+from tests.waiting import wait_until
 
 SPEC = StreamSpec(batch_size=10, seed=1)
 IN_ORDER = StreamSpec(batch_size=16, shuffle=False)
 ONE_MESSAGE = replace(LIMITS, message_bytes=2_000_000)
 """Of a batch of the whole store: 100 images of 56x56, 940,800 bytes."""
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.02)
 
 
 def threads_of(name: str) -> list[str]:
