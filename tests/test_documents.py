@@ -43,6 +43,12 @@ def test_modules_that_documents_tell_to_run_exist(document: Path) -> None:
         assert path.with_suffix(".py").exists(), f"{document.name} runs {module}"
 
 
+@pytest.mark.parametrize("document", [*DOCUMENTS, *ROOT.glob("examples/*.py")], ids=lambda path: path.name)
+def test_users_import_the_public_faces_alone(document: Path) -> None:
+    found = re.findall(r"^(?:from|import) (loader_service[\w.]*)", document.read_text("utf-8"), re.MULTILINE)
+    assert set(found) <= {"loader_service.client", "loader_service.torch_adapter"}
+
+
 def test_pictures_are_shown() -> None:
     """Nothing is left in docs/ that no document shows or links to."""
     shown = "\n".join(document.read_text("utf-8") for document in DOCUMENTS)
