@@ -24,6 +24,7 @@ from loader_service.v1 import loader_pb2_grpc
 from preprocess.store import Store
 from tests.conftest import LIMITS, serving
 from tests.stores import make_store
+from tests.stubs import channel_to
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_health(channel: grpc.Channel) -> None:
 def test_streams_over_the_limit(tiny_store: Path) -> None:
     """The second stream of a client is refused with a hint, and admitted once the first has ended."""
     limits = replace(LIMITS, max_streams_per_identity=1, message_bytes=1)
-    with serving(tiny_store, limits=limits) as target, grpc.insecure_channel(target) as channel:
+    with serving(tiny_store, limits=limits) as target, channel_to(target) as channel:
         stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
         with Store(tiny_store) as store:
             request = pb.StreamBatchesRequest(
