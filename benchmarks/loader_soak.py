@@ -19,10 +19,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.client.fetch import Transport
+from loader_service.client import ClientOptions, LoaderClient, StreamSpec, Transport
 from loader_service.commands.digest import StreamDigest
-from loader_service.wire.types import StreamSpec
 from tests.processes import LoaderProcess, free_port
 from trainer.report.charts import Line, line_chart
 

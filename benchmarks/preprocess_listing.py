@@ -10,7 +10,7 @@ import json
 import resource
 import time
 
-from preprocess.images.decode import DEFAULT_MAX_PIXELS
+from preprocess.images.limits import DEFAULT_MAX_PIXELS
 from preprocess.job.plan import plan_shards
 from preprocess.job.shard import ShardWork, decoder_versions
 from preprocess.sources.listing import ImageListBuilder, Source

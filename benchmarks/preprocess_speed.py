@@ -36,7 +36,8 @@ import numpy as np
 from PIL import Image
 
 from preprocess.config import RunConfig
-from preprocess.images.decode import DEFAULT_MAX_PIXELS, decode
+from preprocess.images.decode import decode
+from preprocess.images.limits import DEFAULT_MAX_PIXELS
 from preprocess.images.resize import centre_square, encode, planes_of
 from preprocess.images.statistics import StatisticsAccumulator
 from preprocess.job.plan import plan_shards

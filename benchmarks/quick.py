@@ -26,22 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from loader_service.client.client import ClientOptions, LoaderClient
+from benchmarks.drawn_store import write_drawn_store
+from loader_service.client import ClientOptions, Limits, LoaderClient, StreamSpec
 from loader_service.pipeline.pipeline import Pipeline
-from loader_service.pipeline.plan import StepRange
 from loader_service.server.server import LoaderServer
-from loader_service.wire.types import Limits, StreamSpec
-from preprocess.store import (
-    ClassInfo,
-    ImageSpec,
-    Manifest,
-    ShardWriter,
-    SplitInfo,
-    Statistics,
-    Store,
-    write_manifest,
-    write_statistics,
-)
+from preprocess.store import ImageSpec, Store
 
 SIDE, CROP, BATCH_SIZE, NUM_IMAGES = 256, 224, 64, 256
 NUM_TURN_IMAGES = 2 * NUM_IMAGES
@@ -75,24 +64,7 @@ def draw_image(seed: int) -> npt.NDArray[np.uint8]:
 def write_store(path: Path) -> list[bytes]:
     """A store of drawn images; returns its JPEGs."""
     images = [bytes(simplejpeg.encode_jpeg(draw_image(i), 95, "RGB", "420")) for i in range(NUM_IMAGES)]
-    with ShardWriter(path, "shards/train-00000.lmdb") as writer:
-        for number, image in enumerate(images):
-            writer.add(0, b"%d" % number, image)
-    statistics_of = Statistics(
-        num_images=NUM_IMAGES,
-        mean_image=np.full((SIDE, SIDE, 3), 128, np.float32),
-        covariance=np.eye(3),
-        eigenvalues=np.ones(3),
-        eigenvectors=np.eye(3),
-    )
-    manifest = Manifest(
-        image=ImageSpec(side=SIDE),
-        classes=(ClassInfo(id="drawn", name="drawn"),),
-        splits={"train": SplitInfo(shards=(writer.info,))},
-        statistics_sha256=write_statistics(path, statistics_of),
-        source={"layout": "drawn"},
-    )
-    write_manifest(path, manifest)
+    write_drawn_store(path, images, ImageSpec(side=SIDE), num_images=NUM_IMAGES, per_shard=NUM_IMAGES)
     return images
 
 
@@ -116,22 +88,8 @@ def loop(images: list[bytes]) -> None:
 def run_pipeline(pipeline: Pipeline) -> None:
     """The decode pipeline without transport, over NUM_TURN_IMAGES images."""
     for epoch in range(NUM_TURN_IMAGES // NUM_IMAGES):
-        wanted = StepRange(
-            split="train",
-            view="train",
-            crop_size=CROP,
-            shuffle=True,
-            seed=0,
-            epoch=epoch,
-            batch_size=BATCH_SIZE,
-            first_step=0,
-            last_step=NUM_IMAGES // BATCH_SIZE,
-            slice_begin=0,
-            slice_end=BATCH_SIZE,
-            colour_std=0.1,
-            colour_scale="sqrt_eigenvalue",
-            pixel_format="uint8",
-        )
+        spec = StreamSpec(crop_size=CROP, batch_size=BATCH_SIZE)
+        wanted = spec.steps(0, NUM_IMAGES // BATCH_SIZE, epoch=epoch)
         for _ in pipeline.messages(wanted):
             pass
 

@@ -71,6 +71,11 @@ def _is_within(found: float, spec: Option) -> bool:
 def _range_of(spec: Option) -> str:
     """``1 to 64``, ``at least 1``, ``more than 0 and at most 1``, or ``a finite number``."""
     if spec.least is not None and spec.most is not None:
-        return f"{spec.least:,} to {spec.most:,}"
+        return f"{_plain(spec.least)} to {_plain(spec.most)}"
     limits = (("at least", spec.least), ("more than", spec.above), ("at most", spec.most))
-    return " and ".join(f"{word} {limit:,}" for word, limit in limits if limit is not None) or "a finite number"
+    return " and ".join(f"{word} {_plain(limit)}" for word, limit in limits if limit is not None) or "a finite number"
+
+
+def _plain(number: float) -> str:
+    """``0.5``, or ``1,000,000`` also where it is a float."""
+    return f"{int(number) if number == int(number) else number:,}"

@@ -10,8 +10,7 @@ from typing import Any, Literal
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B?|B)?\s*$", re.IGNORECASE)
 _MULTIPLES = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_MULTIPLES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_DURATION = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h|d)?\s*$", re.IGNORECASE)
-_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_size(text: str) -> int:
@@ -26,10 +25,12 @@ def parse_size(text: str) -> int:
 
 def parse_duration(text: str) -> float:
     """``'90'``, ``'90s'``, ``'10m'`` or ``'2h'`` in seconds. Raises ValueError for anything else."""
-    match = _DURATION.match(text)
-    if match is None:
-        raise ValueError(f"expected a duration such as 90, 90s, 10m or 2h, found {text!r}")
-    return float(match[1]) * _SECONDS[(match[2] or "").lower()]
+    number = text.strip().lower()
+    unit = next((unit for unit in _SECONDS if number.endswith(unit)), "")
+    try:
+        return float(number.removesuffix(unit)) * _SECONDS.get(unit, 1.0)
+    except ValueError:
+        raise ValueError(f"expected a duration such as 90, 90s, 10m or 2h, found {text!r}") from None
 
 
 def from_toml(name: str, kind: Any, many: bool, value: Any) -> Any:

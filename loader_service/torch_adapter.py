@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.wire.types import Batch, PixelFormat, StreamSpec, View, check_epoch
+from loader_service.client import Batch, ClientOptions, LoaderClient, PixelFormat, StreamSpec, View
+from loader_service.wire.types import check_epoch
 
 Transform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from loader_service.client import Limits
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
-from loader_service.wire.types import Limits
 from preprocess.store import Store
 from tests.stores import make_store
 

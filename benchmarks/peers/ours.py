@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.peers.measure import BATCH_SIZE, Run, Stream, main
-from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client import ClientOptions, LoaderClient, StreamSpec
 from loader_service.pipeline.pipeline import Pipeline
-from loader_service.pipeline.plan import StepRange
-from loader_service.wire.types import StreamSpec, unpack_part
+from loader_service.wire.codec import unpack_part
 from preprocess.store import Store
 
 START_TIMEOUT_S = 60.0
@@ -84,24 +83,13 @@ def counted(made, first: list) -> Stream:
 
 def make(run: Run, seed: int, made, end, firsts) -> None:
     """One process: messages of endless epochs, one thread."""
-    steps = {"crop_size": 224, "shuffle": True, "batch_size": BATCH_SIZE, "slice_begin": 0, "slice_end": BATCH_SIZE}
+    spec = StreamSpec(crop_size=224, batch_size=BATCH_SIZE, seed=seed)
     with Store(run.data / "stores" / "jpeg") as store:
-        size = StreamSpec(batch_size=BATCH_SIZE).num_steps(store.split("train").num_images)
+        size = spec.num_steps(store.split("train").num_images)
         # One message a step, so that a message is a batch.
         with Pipeline(store, num_threads=1, message_bytes=1 << 25) as pipeline:
             for epoch in range(1 << 30):
-                wanted = StepRange(
-                    split="train",
-                    view="train",
-                    seed=seed,
-                    epoch=epoch,
-                    first_step=0,
-                    last_step=size,
-                    colour_std=0.1,
-                    colour_scale="sqrt_eigenvalue",
-                    pixel_format="uint8",
-                    **steps,
-                )
+                wanted = spec.steps(0, size, epoch=epoch)
                 for message in pipeline.messages(wanted):
                     if firsts is not None:
                         part = unpack_part(message.body)

@@ -30,7 +30,7 @@ from commandline.stopping import StopRequests
 _PORT_TIMEOUT_S = 20.0
 _LOOK_INTERVAL_S = 2.0
 _ANSWER_TIMEOUT_S = 5.0
-# Longer than `serve --drain-seconds`.
+# Longer than `serve --drain-s`.
 _STOP_TIMEOUT_S = 20.0
 
 

@@ -1,4 +1,4 @@
-"""One request of a stream, and the parts of its answer put together into batches: no threads, no connections."""
+"""The parts of an answer put together into batches: no threads, no connections."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,43 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire.types import (
-    COLOUR_SCALE_NUMBERS,
-    PIXEL_FORMAT_NUMBERS,
-    VIEW_NUMBERS,
-    Batch,
-    Description,
-    PartHeader,
-    StreamSpec,
-)
+from loader_service.wire.codec import PartHeader
+from loader_service.wire.types import Batch
 
 Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
-
-
-def request_for(
-    spec: StreamSpec, description: Description, *, epoch: int, first_step: int, last_step: int
-) -> pb.StreamBatchesRequest:
-    """The request for steps [first_step, last_step) of ``epoch``."""
-    begin, end = spec.slice
-    return pb.StreamBatchesRequest(
-        fingerprint=description.fingerprint,
-        pipeline_version=description.pipeline_version,
-        split=spec.split,
-        view=VIEW_NUMBERS[spec.view],
-        crop_size=spec.crop_size or 0,
-        shuffle=spec.shuffle,
-        seed=spec.seed,
-        epoch=epoch,
-        batch_size=spec.batch_size,
-        first_step=first_step,
-        last_step=last_step,
-        slice_begin=begin,
-        slice_end=end,
-        colour_std=spec.colour_std,
-        colour_scale=COLOUR_SCALE_NUMBERS[spec.colour_scale],
-        pixel_format=PIXEL_FORMAT_NUMBERS[spec.pixel_format],
-    )
 
 
 class Assembly:

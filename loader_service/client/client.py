@@ -1,23 +1,18 @@
-"""The client: one stream of batches, in order and byte for byte the same, from any number of replicas.
-
-with LoaderClient(["10.0.0.1:7000", "10.0.0.2:7000"]) as client:
-    for batch in client.stream(StreamSpec(batch_size=128, seed=1), num_epochs=90):
-        ...
-"""
+"""One client of one store: describes it, opens streams of it, closes them."""
 
 import random
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Self, get_args
+from typing import Self
 from weakref import WeakSet
 
 from loader_service.client.array_pool import ArrayPool
 from loader_service.client.assembly import Allocate
-from loader_service.client.fetch import Transport
-from loader_service.client.replica import Replica, Security, expect_same_stream, resolve
+from loader_service.client.discovery import resolve
+from loader_service.client.options import ClientOptions
+from loader_service.client.replica import Replica, expect_same_stream
 from loader_service.client.stream import BatchStream
 from loader_service.wire.addresses import check_target
 from loader_service.wire.errors import InvalidRequestError, LoaderError, OverloadedError, ServiceUnavailableError
@@ -25,38 +20,6 @@ from loader_service.wire.types import Description, StreamSpec, check_epoch
 
 _DESCRIBE_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientOptions:
-    """How patient a client is and how far it reads ahead."""
-
-    unavailable_timeout_s: float = 60.0
-    """How long to go on without any replica before ServiceUnavailableError."""
-    stall_timeout_s: float = 5.0
-    """A replica that owes a message and sends none for this long is taken to be lost; others get its work."""
-    prefetch_steps: int = 8
-    """Steps in memory or on their way, at most: the client's memory is this many batches."""
-    lease_steps: int = 2
-    """Most steps asked of a replica in one request."""
-    streams_per_replica: int = 2
-    """Requests under way at each replica at once, so that one's end does not leave it idle."""
-    resolve_interval_s: float = 10.0
-    """How often ``dns:`` targets are looked up again, to find replicas that came or went."""
-    transport: Transport = "auto"
-    """``shm``: pixels through shared memory, with services on this machine only; ``grpc``: through the connection;
-    ``auto``: shared memory with those services that are on this machine and of the same user."""
-    security: Security = field(default_factory=Security)
-
-    def __post_init__(self) -> None:
-        for name in ("unavailable_timeout_s", "stall_timeout_s", "resolve_interval_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected more than 0 seconds, found {getattr(self, name)}")
-        if self.transport not in get_args(Transport):
-            raise ValueError(f"transport: expected one of {', '.join(get_args(Transport))}, found {self.transport!r}")
-        for name in ("prefetch_steps", "lease_steps", "streams_per_replica"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
 
 
 class LoaderClient:
@@ -164,13 +127,7 @@ class LoaderClient:
             step=step,
             num_epochs=num_epochs,
             allocate=allocate or ArrayPool(self._options.prefetch_steps + 4),
-            stall_timeout_s=self._options.stall_timeout_s,
-            unavailable_timeout_s=self._options.unavailable_timeout_s,
-            window=self._options.prefetch_steps,
-            lease_size=min(self._options.lease_steps, description.limits.max_steps),
-            streams_per_replica=self._options.streams_per_replica,
-            resolve_interval_s=self._options.resolve_interval_s,
-            transport=self._options.transport,
+            options=self._options,
         )
         self._streams.add(stream)
         return stream

@@ -90,7 +90,7 @@ class Delivery:
             fetch.cancel()
 
     def clear(self) -> None:
-        """Lets go of batches, and of errors that were raised: they refer to their frames, and those to this."""
+        """Drops batches and raised errors: an error keeps its frames alive, and those this object."""
         with self._lock:
             self._ready.clear()
             self._losses.clear()
@@ -99,7 +99,7 @@ class Delivery:
     # For workers.
 
     def pause(self, seconds: float) -> bool:
-        """Waits; whether there is anything to go on for."""
+        """Waits for ``seconds``, or less when the stream ends. Returns whether the worker should go on."""
         if seconds:
             self.closed.wait(seconds)
         with self._lock:
@@ -116,11 +116,11 @@ class Delivery:
         return None
 
     def locate(self, lease: Lease) -> tuple[int, int]:
-        """(epochs after the first, step) of its first step."""
+        """(epochs after the first, step) of a lease's first position."""
         return self._book.locate(lease.begin)
 
     def begin(self, lease: Lease, fetch: Fetch) -> None:
-        """From now on ``fetch`` is watched."""
+        """Starts to watch ``fetch``, the call of ``lease``."""
         with self._lock:
             self._active[lease] = fetch
             if self.closed.is_set():
@@ -134,11 +134,11 @@ class Delivery:
                 self._arrived.notify_all()
 
     def is_superseded(self, lease: Lease) -> bool:
-        """Whether others have delivered what its call would still send."""
+        """Whether other calls have delivered all that the call of ``lease`` has still to send."""
         return self._book.is_superseded(lease)
 
     def end(self, lease: Lease, fetch: Fetch | None) -> None:
-        """Ends a lease, whole or not; what it left undone is up for others."""
+        """Ends a lease, complete or not; the steps it did not deliver can be leased again."""
         with self._lock:
             self._active.pop(lease, None)
             self._book.end(lease)
@@ -178,7 +178,7 @@ class Delivery:
             return self._fatal is None and target in self._found - self._refused
 
     def fail(self, error: BaseException) -> None:
-        """Our own mistake, or our caller's: the consumer must hear of it, not wait for ever."""
+        """Ends the stream with an error of ours or our caller's, which the consumer's next ``take`` raises."""
         with self._lock:
             self._fatal = error
             self._notify_all()
@@ -191,7 +191,7 @@ class Delivery:
     # For the supervisor.
 
     def take_up(self, found: set[str], streams_per_replica: int) -> list[str]:
-        """Notes which replicas were found; the target of each worker to start, which counts as one from now on."""
+        """Notes which replicas were found. Returns the target of each worker to start; each counts as started."""
         with self._lock:
             self._found = found or self._found  # no address at all: the name service fails, not every replica
             for target in self._known - self._found:
@@ -206,7 +206,7 @@ class Delivery:
             return wanted
 
     def watch(self, seconds: float) -> None:
-        """Says that so much time has passed: cancels calls that have stalled, or that others have overtaken."""
+        """Advances the stall clocks by ``seconds``; cancels calls that stalled, or whose steps others delivered."""
         with self._lock:
             for lease, fetch in self._active.items():
                 position = lease.begin + fetch.num_batches

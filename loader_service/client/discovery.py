@@ -1,11 +1,14 @@
-"""Looks for replicas again from time to time, on a thread of its own: the look-up of a name can hang for long."""
+"""Which replicas there are: looked for again from time to time, on a thread of its own, since look-ups can hang."""
 
 import queue
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from loader_service.client.replica import Replica
+from loader_service.client.security import Security
+from loader_service.wire.addresses import name_and_port
 
 
 class Discovery:
@@ -41,3 +44,27 @@ class Discovery:
             self._answers.put(self._find())
         except Exception as error:  # its text only: its frames would keep what they refer to
             self._answers.put(f"looking for replicas: {type(error).__name__}: {error}")
+
+
+def resolve(targets: Sequence[str], security: Security, client_id: str = "") -> dict[str, Replica]:
+    """The replicas that ``targets`` stand for now, by address.
+
+    ``dns:NAME:PORT`` stands for every address NAME has now (a Kubernetes headless service, for one); anything else
+    stands for itself.
+    """
+    replicas: dict[str, Replica] = {}
+    for target in targets:
+        named = name_and_port(target)
+        if named is None:
+            replicas[target] = Replica(target=target, security=security, client_id=client_id)
+            continue
+        host, port = named
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
+            continue  # no address now; there may be one at the next look
+        for family, _, _, _, sockaddr in found:
+            ip = str(sockaddr[0])
+            address = f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"
+            replicas[address] = Replica(target=address, security=security, server_name=host, client_id=client_id)
+    return replicas

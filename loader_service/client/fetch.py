@@ -1,18 +1,19 @@
 """One replica's part in a stream: a connection, shared memory if there is any, and ranges of steps as batches."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
-from loader_service.client.assembly import Allocate, Assembly, request_for
+from loader_service.client.assembly import Allocate, Assembly
 from loader_service.client.http2.calls import IncomingMessage, StreamCall
+from loader_service.client.options import Transport
 from loader_service.client.replica import Connection, expect_same_stream
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
+from loader_service.wire.codec import PartHeader, unpack_header
 from loader_service.wire.errors import InvalidRequestError, ServiceUnavailableError
-from loader_service.wire.types import Batch, Description, PartHeader, StreamSpec, unpack_header
-
-Transport = Literal["auto", "grpc", "shm"]
+from loader_service.wire.translate import range_to_request
+from loader_service.wire.types import Batch, Description, StreamSpec
 
 _PROBE_TIMEOUT_S = 2.0
 
@@ -48,9 +49,10 @@ class Fetcher:
             self.session.close()
 
     def fetch(self, *, epoch: int, first_step: int, last_step: int) -> "Fetch":
-        """Will ask for steps [first_step, last_step) of ``epoch`` when iterated over. Raises ServiceUnavailableError
-        when the file of the token cannot be read now."""
-        request = request_for(self._spec, self._description, epoch=epoch, first_step=first_step, last_step=last_step)
+        """Steps [first_step, last_step) of ``epoch``; the request is sent when iteration begins.
+
+        Raises ServiceUnavailableError when the token's file cannot be read."""
+        request = range_to_request(self._spec.steps(first_step, last_step, epoch=epoch), self._description)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(
             call, range(first_step, last_step), Assembly(self._allocate), self.session, self._connection.target
@@ -85,9 +87,9 @@ class Fetch(Iterator[Batch]):
         self.num_batches = 0
         """Whole ones that have come."""
         self.silent_s = 0.0
-        """For how long nothing has come, as far as ``pass_time`` was told."""
+        """Seconds without a byte, as counted by ``pass_time``."""
         self.is_stalled = False
-        """For whoever watches it: whether it was given up."""
+        """Whether its watcher has given it up."""
 
     def __next__(self) -> Batch:
         step = next(self._steps, None)
@@ -111,7 +113,7 @@ class Fetch(Iterator[Batch]):
         return self._call.num_received - self._num_before
 
     def pass_time(self, seconds: float) -> bool:
-        """Says that so much time has passed; whether anything has come in it. For one watcher, on any thread."""
+        """Advances the stall clock by ``seconds``. Returns whether bytes came since the last time. For one watcher."""
         num_received = self._call.num_received
         has_moved = num_received != self._num_seen
         self._num_seen = num_received

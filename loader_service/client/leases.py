@@ -19,7 +19,7 @@ class Lease:
     is_repeat: bool = False
     missing: set[int] = field(default_factory=set)
     is_delivered: bool = False
-    """Whether its replica itself has sent the last of them."""
+    """Whether this lease's own replica has sent its last position."""
 
 
 class LeaseBook:
@@ -102,7 +102,7 @@ class LeaseBook:
         self._step_time_s.pop(replica, None)
 
     def is_superseded(self, lease: Lease) -> bool:
-        """Whether what a lease was for has arrived and its replica, which was late, is still sending it."""
+        """Whether all of a lease's positions have arrived from others while its own replica is still sending."""
         return not lease.missing and not lease.is_delivered
 
     @property

@@ -1,20 +1,15 @@
 """One replica as a client sees it: its address, connections to it, and gRPC's errors as ours."""
 
-import socket
-import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import grpc
-import numpy as np
 
 from loader_service.client.http2.calls import StreamCall, StreamConnection
+from loader_service.client.security import Security
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire.addresses import name_and_port
-from loader_service.wire.credentials import load_authority, load_certificate, read_token
 from loader_service.wire.errors import (
     AccessError,
     DataLossError,
@@ -24,7 +19,8 @@ from loader_service.wire.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
-from loader_service.wire.types import Description, Limits
+from loader_service.wire.translate import description_from_response
+from loader_service.wire.types import Description
 
 _SERVICE = "/loader_service.v1.LoaderService/"
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
@@ -36,51 +32,6 @@ _ERRORS: dict[grpc.StatusCode, type[LoaderError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.DATA_LOSS: DataLossError,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Security:
-    """How a client proves itself and whom it trusts; all None is clear text without a token."""
-
-    tls_ca: Path | None = None
-    """PEM file of the certificate authority that signed the servers' certificates; turns TLS on."""
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    """PEM files of the client's own certificate and key, where the service asks for them."""
-    tls_server_name: str | None = None
-    """Name to expect in the servers' certificates instead of the target's host."""
-    token_file: Path | None = None
-    """File whose first line is sent as the bearer token; read again for each stream, so it can be renewed."""
-
-    def __post_init__(self) -> None:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
-        for name in ("tls_cert", "tls_server_name"):
-            if getattr(self, name) is not None and self.tls_ca is None:
-                raise ValueError(f"--{name.replace('_', '-')} needs --tls-ca")
-
-    def check(self) -> None:
-        """Raises AccessError, naming the file, when one of them cannot be read or does not hold what it should."""
-        self.bearer_token()
-        self.tls_context()
-
-    def bearer_token(self) -> str | None:
-        """The token in the file as it is now; None without a file. Raises AccessError."""
-        return None if self.token_file is None else read_token(self.token_file)
-
-    def tls_context(self) -> ssl.SSLContext | None:
-        """Whom the connection for batches trusts and what it shows, the same as grpcio's; None for clear text.
-
-        Raises AccessError.
-        """
-        if self.tls_ca is None:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.set_alpn_protocols(["h2"])
-        load_authority(context, self.tls_ca)
-        if self.tls_cert is not None and self.tls_key is not None:
-            load_certificate(context, self.tls_cert, self.tls_key)
-        return context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +104,7 @@ class Connection:
             )
         except grpc.RpcError as error:
             raise self.translate(error) from None
-        return _description(response)
+        return description_from_response(response)
 
     def check_health(self, timeout_s: float) -> None:
         """Returns if the replica reports SERVING (grpc.health.v1). Raises a LoaderError otherwise."""
@@ -221,30 +172,6 @@ def _credentials(security: Security) -> grpc.ChannelCredentials | None:
     )
 
 
-def resolve(targets: Sequence[str], security: Security, client_id: str = "") -> dict[str, Replica]:
-    """The replicas that ``targets`` stand for now, by address.
-
-    ``dns:NAME:PORT`` stands for every address NAME has now (a Kubernetes headless service, for one); anything else
-    stands for itself.
-    """
-    replicas: dict[str, Replica] = {}
-    for target in targets:
-        named = name_and_port(target)
-        if named is None:
-            replicas[target] = Replica(target=target, security=security, client_id=client_id)
-            continue
-        host, port = named
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError:
-            continue  # no address now; there may be one at the next look
-        for family, _, _, _, sockaddr in found:
-            ip = str(sockaddr[0])
-            address = f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"
-            replicas[address] = Replica(target=address, security=security, server_name=host, client_id=client_id)
-    return replicas
-
-
 def expect_same_stream(target: str, found: Description, expected: Description, *, of: str = "") -> None:
     """Raises MismatchError unless ``target`` serves the same bytes as ``expected``, which is the description ``of``
     another."""
@@ -252,26 +179,3 @@ def expect_same_stream(target: str, found: Description, expected: Description, *
         here, there = getattr(found, name), getattr(expected, name)
         if here != there:
             raise MismatchError(f"{target}: {name}: expected {there}{of and f', as {of} has'}, found {here}")
-
-
-def _description(response: pb.DescribeResponse) -> Description:
-    side = response.image_side
-    return Description(
-        fingerprint=response.fingerprint,
-        pipeline_version=response.pipeline_version,
-        splits={split.name: split.num_images for split in response.splits},
-        classes=tuple((info.id, info.name) for info in response.classes),
-        image_side=side,
-        mean_image=np.frombuffer(response.mean_image, "<f4").reshape(side, side, 3),
-        eigenvalues=np.array(response.eigenvalues, np.float64),
-        eigenvectors=np.array(response.eigenvectors, np.float64).reshape(3, 3),
-        limits=Limits(
-            max_batch_size=response.limits.max_batch_size,
-            max_steps=response.limits.max_steps,
-            message_bytes=response.limits.message_bytes,
-            max_streams_per_identity=response.limits.max_streams_per_identity,
-            max_streams=response.limits.max_streams,
-        ),
-        cpu_s=response.cpu_seconds,
-        shared_memory_socket=response.shared_memory_socket,
-    )

@@ -7,19 +7,19 @@ from typing import Self
 
 from loader_service.client.assembly import Allocate
 from loader_service.client.delivery import Delivery
-from loader_service.client.fetch import Transport
 from loader_service.client.leases import LeaseBook
+from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Replica
-from loader_service.client.workers import Prefetch
+from loader_service.client.workers import Workers
 from loader_service.wire.types import Batch, Description, StreamSpec
 
 
 class BatchStream(Iterator[Batch]):
     """Iterates over batches in order; make one with ``LoaderClient.stream``.
 
-    Requests run on background threads from construction on, at most ``window`` steps ahead of the consumer. For one
-    consumer thread. Close it (or exhaust it, or use it as a context manager) to end the threads; those of a stream
-    that nobody refers to any more end by themselves, soon after.
+    Requests run on background threads from construction on, at most ``options.prefetch_steps`` steps ahead of the
+    consumer. For one consumer thread. Close it (or exhaust it, or use it as a context manager) to end the threads;
+    those of a stream that nobody refers to any more end by themselves, soon after.
 
     ``next`` raises ServiceUnavailableError when nothing has arrived from any replica for the unavailable timeout,
     MismatchError when every replica serves something else than was described, DataLossError when every replica
@@ -37,13 +37,7 @@ class BatchStream(Iterator[Batch]):
         step: int,
         num_epochs: int | None,
         allocate: Allocate,
-        stall_timeout_s: float,
-        unavailable_timeout_s: float,
-        window: int,
-        lease_size: int,
-        streams_per_replica: int,
-        resolve_interval_s: float,
-        transport: Transport,
+        options: ClientOptions,
     ) -> None:
         self.steps_per_epoch = spec.num_steps(description.splits[spec.split])
         """Steps of each epoch."""
@@ -54,13 +48,13 @@ class BatchStream(Iterator[Batch]):
                 num_positions=None if num_epochs is None else num_epochs * self.steps_per_epoch - step,
                 steps_per_epoch=self.steps_per_epoch,
                 first_step=step,
-                window=window,
-                lease_size=lease_size,
+                window=options.prefetch_steps,
+                lease_size=min(options.lease_steps, description.limits.max_steps),
             ),
-            stall_timeout_s=stall_timeout_s,
-            unavailable_timeout_s=unavailable_timeout_s,
+            stall_timeout_s=options.stall_timeout_s,
+            unavailable_timeout_s=options.unavailable_timeout_s,
         )
-        self._prefetch = Prefetch(
+        self._workers = Workers(
             self._delivery,
             owner=weakref.ref(self),
             spec=spec,
@@ -68,10 +62,7 @@ class BatchStream(Iterator[Batch]):
             find_replicas=find_replicas,
             first_epoch=epoch,
             allocate=allocate,
-            stall_timeout_s=stall_timeout_s,
-            streams_per_replica=streams_per_replica,
-            resolve_interval_s=resolve_interval_s,
-            transport=transport,
+            options=options,
         )
 
     def __enter__(self) -> Self:
@@ -94,4 +85,4 @@ class BatchStream(Iterator[Batch]):
 
         Batches already taken stay valid.
         """
-        self._prefetch.close()
+        self._workers.close()

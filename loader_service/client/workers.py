@@ -11,8 +11,9 @@ import grpc
 from loader_service.client.assembly import Allocate
 from loader_service.client.delivery import Delivery
 from loader_service.client.discovery import Discovery
-from loader_service.client.fetch import Fetch, Fetcher, Transport
+from loader_service.client.fetch import Fetch, Fetcher
 from loader_service.client.leases import Lease
+from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Connection, Replica
 from loader_service.wire.errors import DataLossError, LoaderError, OverloadedError, ServiceUnavailableError
 from loader_service.wire.types import Description, StreamSpec
@@ -23,7 +24,7 @@ _MAX_BACKOFF_S = 1.0
 _CLOSE_TIMEOUT_S = 10.0
 
 
-class Prefetch:
+class Workers:
     """Fetches for a ``delivery`` from construction on, until it is closed or its ``owner`` is no more."""
 
     def __init__(
@@ -36,10 +37,7 @@ class Prefetch:
         find_replicas: Callable[[], dict[str, Replica]],
         first_epoch: int,
         allocate: Allocate,
-        stall_timeout_s: float,
-        streams_per_replica: int,
-        resolve_interval_s: float,
-        transport: Transport,
+        options: ClientOptions,
     ) -> None:
         self._delivery = delivery
         self._owner = owner
@@ -47,11 +45,9 @@ class Prefetch:
         self._description = description
         self._first_epoch = first_epoch
         self._allocate = allocate
-        self._stall_timeout_s = stall_timeout_s
-        self._streams_per_replica = streams_per_replica
-        self._transport = transport
-        self._discovery = Discovery(find_replicas, resolve_interval_s)
-        self._workers: list[threading.Thread] = []
+        self._options = options
+        self._discovery = Discovery(find_replicas, options.resolve_interval_s)
+        self._threads: list[threading.Thread] = []
         self._supervisor = threading.Thread(target=self._supervise, name="loader-supervisor", daemon=True)
         try:
             self._take_up(find_replicas())
@@ -65,7 +61,7 @@ class Prefetch:
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         self._delivery.stop()
         self._supervisor.join(_CLOSE_TIMEOUT_S)
-        for thread in list(self._workers):  # the supervisor starts no more
+        for thread in list(self._threads):  # the supervisor starts no more
             thread.join(max(deadline - time.monotonic(), 0.0))
         self._delivery.clear()
 
@@ -74,7 +70,7 @@ class Prefetch:
 
         Whether its owner is gone is looked up: a finalizer may run on any thread, with any lock held.
         """
-        interval_s = min(self._stall_timeout_s / 4, 0.25)
+        interval_s = min(self._options.stall_timeout_s / 4, 0.25)
         looked_at = time.monotonic()
         try:
             while not self._delivery.closed.wait(interval_s):
@@ -92,8 +88,8 @@ class Prefetch:
 
     def _take_up(self, found: dict[str, Replica]) -> None:
         """Starts the workers that are missing at the replicas found."""
-        self._workers = [thread for thread in self._workers if thread.is_alive()]
-        for target in self._delivery.take_up(set(found), self._streams_per_replica):
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        for target in self._delivery.take_up(set(found), self._options.streams_per_replica):
             thread = threading.Thread(target=self._work, args=(found[target],), name=f"loader-{target}", daemon=True)
             try:
                 thread.start()
@@ -101,7 +97,7 @@ class Prefetch:
                 self._delivery.end_worker(target)
                 self._discovery.failure = str(error)
             else:
-                self._workers.append(thread)
+                self._threads.append(thread)
 
     def _work(self, replica: Replica) -> None:
         """Fetches leases from one replica until the stream ends; after a failure, backs off and connects anew."""
@@ -134,7 +130,7 @@ class Prefetch:
             spec=self._spec,
             description=self._description,
             allocate=self._allocate,
-            transport=self._transport,
+            transport=self._options.transport,
         ) as fetcher:
             while (lease := self._delivery.wait_for_lease(connection.target)) is not None:
                 is_whole = self._fetch(connection, fetcher, lease)
@@ -163,7 +159,7 @@ class Prefetch:
                 return False
             if is_stalled:
                 raise ServiceUnavailableError(
-                    f"{connection.target}: expected a message within {self._stall_timeout_s:g} s, found a stall"
+                    f"{connection.target}: expected a message within {self._options.stall_timeout_s:g} s, found a stall"
                 ) from None
             failure = connection.translate(error)
             if isinstance(failure, DataLossError) and fetch is not None:

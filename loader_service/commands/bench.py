@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from loader_service.client.client import LoaderClient
-from loader_service.wire.types import StreamSpec
+from loader_service.client import LoaderClient, StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import NoReturn
 import grpc
 
 from commandline import Command, Progress, run_program
+from loader_service.client import LoaderError
 from loader_service.commands.config import BenchConfig, DigestConfig, HealthcheckConfig, PreviewConfig, ServeConfig
-from loader_service.wire.errors import LoaderError
 
 
 def serve_command(config: ServeConfig) -> NoReturn:
@@ -24,7 +24,7 @@ def serve_command(config: ServeConfig) -> NoReturn:
 
 
 def digest_command(config: DigestConfig) -> None:
-    from loader_service.client.client import LoaderClient
+    from loader_service.client import LoaderClient
     from loader_service.commands.digest import StreamDigest
 
     digest = StreamDigest()
@@ -53,7 +53,7 @@ def digest_command(config: DigestConfig) -> None:
 
 
 def bench_command(config: BenchConfig) -> None:
-    from loader_service.client.client import LoaderClient
+    from loader_service.client import LoaderClient
     from loader_service.commands.bench import measure
 
     with LoaderClient(config.target, config.client_options) as client:
@@ -73,7 +73,7 @@ def bench_command(config: BenchConfig) -> None:
 
 
 def preview_command(config: PreviewConfig) -> None:
-    from loader_service.client.client import LoaderClient
+    from loader_service.client import LoaderClient
     from loader_service.commands.preview import write_preview
 
     with LoaderClient(config.target, config.client_options) as client:
@@ -82,7 +82,7 @@ def preview_command(config: PreviewConfig) -> None:
 
 
 def healthcheck_command(config: HealthcheckConfig) -> int:
-    from loader_service.client.replica import resolve
+    from loader_service.client.discovery import resolve
 
     security = config.client_options.security
     security.check()

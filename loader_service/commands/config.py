@@ -4,35 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from commandline import option
+from commandline import check_options, option
 from commandline.logs import LogFormat
+from loader_service.client import Limits, StreamSpec, View
 from loader_service.commands.connect import ConnectConfig
 from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
-from loader_service.wire.types import Limits, StreamSpec, View, check_epoch
 
 _MAX_COUNT = 2**31 - 1
-_MAX_BYTES = 2**62
+_MAX_UINT32 = 2**32 - 1
+_MAX_UINT64 = 2**64 - 1
 _MAX_MESSAGE_BYTES = 2**30
-_MAX_SECONDS = 1_000_000.0
-_RANGES: dict[str, tuple[float, float]] = {
-    "processes": (1, 1024),
-    "threads": (1, 1024),
-    "message_bytes": (1, _MAX_MESSAGE_BYTES),
-    "max_batch_size": (1, _MAX_COUNT),
-    "max_steps": (1, _MAX_COUNT),
-    "max_streams": (1, _MAX_COUNT),
-    "max_streams_per_identity": (1, _MAX_COUNT),
-    "cache_bytes": (0, _MAX_BYTES),
-    "share_bytes": (0, _MAX_BYTES),
-    "drain_seconds": (0, _MAX_SECONDS),
-    "max_connection_age": (0, _MAX_SECONDS),
-    "duration_s": (0.001, _MAX_SECONDS),
-    "warmup_s": (0, _MAX_SECONDS),
-    "timeout_s": (0.001, _MAX_SECONDS),
-    "count": (1, 200),
-    "draws": (1, 32),
-}
-"""The least and the most that an option may be; ``nan`` is neither."""
+_MAX_SECONDS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,32 +29,51 @@ class ServeConfig:
     processes: int = field(
         default=1,
         metadata=option(
-            "serve from so many processes, on as many ports from the one given on; one that dies is restarted"
+            "server processes, on consecutive ports from --listen; one that dies is restarted",
+            least=1,
+            most=1024,
         ),
     )
-    threads: int = field(default=2, metadata=option("decode threads; one a core that this process may use"))
+    threads: int = field(default=2, metadata=option("decode threads of each process", least=1, most=1024))
     cache_bytes: int = field(
-        default=0, metadata=option("keep up to this much of decoded images in memory; 192 KB an image")
+        default=0,
+        metadata=option("memory for decoded images, which are kept once decoded; 192 KB an image", least=0),
     )
     share_bytes: int = field(
         default=256_000_000,
-        metadata=option("while several clients read one stream, keep so much of recent messages for the slower ones"),
+        metadata=option(
+            "memory for recent messages, kept for slower clients while several read one stream",
+            least=0,
+        ),
     )
-    message_bytes: int = field(default=4_900_000, metadata=option("size of a message's images, at most"))
-    max_batch_size: int = field(default=8192, metadata=option("largest batch size that may be asked for"))
-    max_steps: int = field(default=64, metadata=option("most steps in one request"))
-    max_streams: int = field(default=128, metadata=option("most requests served at once"))
-    max_streams_per_identity: int = field(default=64, metadata=option("most requests of one host at once"))
-    drain_seconds: float = field(
+    message_bytes: int = field(
+        default=4_900_000, metadata=option("most bytes of images in one message", least=1, most=_MAX_MESSAGE_BYTES)
+    )
+    max_batch_size: int = field(
+        default=8192, metadata=option("largest batch size that may be asked for", least=1, most=_MAX_COUNT)
+    )
+    max_steps: int = field(default=64, metadata=option("most steps in one request", least=1, most=_MAX_COUNT))
+    max_streams: int = field(default=128, metadata=option("most requests served at once", least=1, most=_MAX_COUNT))
+    max_streams_per_identity: int = field(
+        default=64, metadata=option("most requests of one host at once", least=1, most=_MAX_COUNT)
+    )
+    drain_s: float = field(
         default=10.0,
-        metadata=option("after SIGTERM, let requests under way finish for so long", metavar="SECONDS"),
+        metadata=option(
+            "after SIGTERM, time for requests under way to finish",
+            least=0,
+            most=_MAX_SECONDS,
+            formerly="drain-seconds",
+        ),
     )
-    max_connection_age: float = field(
+    max_connection_age_s: float = field(
         default=300.0,
         metadata=option(
-            "have clients connect anew after about so long, without breaking a request off: behind a balancer, new "
-            "replicas get their share; 0: never",
-            metavar="SECONDS",
+            "ask clients to reconnect after about this long, without breaking requests off, so that new replicas "
+            "behind a balancer get their share; 0: never",
+            least=0,
+            most=_MAX_SECONDS,
+            formerly="max-connection-age",
         ),
     )
     tls_cert: Path | None = field(default=None, metadata=option("PEM file of the server's certificate: turns TLS on"))
@@ -98,7 +99,7 @@ class ServeConfig:
     shared_memory: bool = field(
         default=True, metadata=option("offer shared memory to clients of the same user on this machine")
     )
-    reflection: bool = field(default=False, metadata=option("let tools such as grpcurl ask what the service offers"))
+    reflection: bool = field(default=False, metadata=option("answer gRPC reflection, for tools such as grpcurl"))
     log_format: LogFormat = field(default="text", metadata=option("lines for people or JSON for machines"))
     log_level: Literal["debug", "info", "warning", "error"] = field(
         default="info", metadata=option("least severity to log")
@@ -109,7 +110,7 @@ class ServeConfig:
             raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
-        _check_ranges(self)
+        check_options(self)
         with named("--listen"):
             check_listen(self.listen)
         if not is_loopback(self.listen) and self.tls_cert is None and not self.insecure:
@@ -162,7 +163,6 @@ class AskConfig(ConnectConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_ranges(self)
         self.require_target()
 
 
@@ -172,17 +172,17 @@ class StreamConfig(AskConfig):
 
     split: str = field(default="train", metadata=option("split to stream"))
     view: View = field(default="train", metadata=option("which crops"))
-    crop_size: int | None = field(default=None, metadata=option("side of a crop in pixels (default: 7/8 of the image)"))
+    crop_size: int | None = field(
+        default=None,
+        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=_MAX_UINT32),
+    )
     shuffle: bool = field(default=True, metadata=option("the epoch's permutation, not stored order"))
-    seed: int = field(default=0, metadata=option("seed of order and draws"))
-    epoch: int = field(default=0, metadata=option("epoch, from 0"))
-    batch_size: int = field(default=128, metadata=option("images a step"))
-    colour_std: float = field(default=0.1, metadata=option("deviation of the colour draw; 0 turns it off"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_epoch(self.epoch)
-        self.spec  # noqa: B018  # raises for values out of range
+    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=_MAX_UINT64))
+    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=_MAX_UINT32))
+    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=_MAX_UINT32))
+    colour_std: float = field(
+        default=0.1, metadata=option("deviation of the colour draw; 0 turns it off", least=0, most=10)
+    )
 
     @property
     def spec(self) -> StreamSpec:
@@ -207,8 +207,10 @@ class DigestConfig(StreamConfig):
 class BenchConfig(StreamConfig):
     """Options of ``bench``."""
 
-    duration_s: float = field(default=10.0, metadata=option("measure for so long"))
-    warmup_s: float = field(default=2.0, metadata=option("after running for so long"))
+    duration_s: float = field(
+        default=10.0, metadata=option("length of the measurement", least=0.001, most=_MAX_SECONDS)
+    )
+    warmup_s: float = field(default=2.0, metadata=option("time before the measurement", least=0, most=_MAX_SECONDS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,12 +218,13 @@ class PreviewConfig(StreamConfig):
     """Options of ``preview``."""
 
     out: Path = field(default=Path("crops.png"), metadata=option("PNG file to write"))
-    count: int = field(default=8, metadata=option("number of images"))
-    draws: int = field(default=6, metadata=option("crops of each image, from as many epochs"))
+    count: int = field(default=8, metadata=option("number of images", least=1, most=200))
+    draws: int = field(default=6, metadata=option("crops of each image, from as many epochs", least=1, most=32))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_epoch(self.epoch + self.draws - 1)
+        if self.epoch + self.draws > _MAX_UINT32 + 1:
+            raise ValueError(f"--epoch: expected at most {_MAX_UINT32 + 1 - self.draws:,}, found {self.epoch}")
         if self.out.suffix.lower() != ".png":
             raise ValueError(f"--out: expected a file name that ends in .png, found {str(self.out)!r}")
 
@@ -230,11 +233,4 @@ class PreviewConfig(StreamConfig):
 class HealthcheckConfig(AskConfig):
     """Options of ``healthcheck``."""
 
-    timeout_s: float = field(default=3.0, metadata=option("wait for an answer for so long"))
-
-
-def _check_ranges(config: object) -> None:
-    for name, (least, most) in _RANGES.items():
-        found = getattr(config, name, least)
-        if not least <= found <= most:
-            raise ValueError(f"--{name.replace('_', '-')}: expected {least:g} to {most:,.0f}, found {found}")
+    timeout_s: float = field(default=3.0, metadata=option("time to wait for an answer", least=0.001, most=_MAX_SECONDS))

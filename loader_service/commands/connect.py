@@ -3,10 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from commandline import option
-from loader_service.client.client import ClientOptions
-from loader_service.client.fetch import Transport
-from loader_service.client.replica import Security
+from commandline import check_options, option
+from loader_service.client import ClientOptions, Security, Transport
 from loader_service.wire.addresses import check_target, named
 
 
@@ -21,8 +19,10 @@ class ConnectConfig:
             metavar="HOST:PORT[,...]",
         ),
     )
-    service_timeout_s: float = field(default=60.0, metadata=option("go on without any loader for so long"))
-    prefetch_steps: int = field(default=8, metadata=option("batches in memory or on their way, at most"))
+    service_timeout_s: float = field(
+        default=60.0, metadata=option("give up when no loader has answered for this long", above=0)
+    )
+    prefetch_steps: int = field(default=8, metadata=option("most batches in memory or on their way", least=1))
     transport: Transport = field(
         default="auto",
         metadata=option("auto: shared memory with loaders on this machine, else gRPC; or one of them only"),
@@ -39,6 +39,12 @@ class ConnectConfig:
     token_file: Path | None = field(default=None, metadata=option("file with the bearer token on its first line"))
 
     def __post_init__(self) -> None:
+        check_options(self)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together: one of them is missing")
+        for name, found in (("--tls-cert", self.tls_cert), ("--tls-server-name", self.tls_server_name)):
+            if found is not None and self.tls_ca is None:
+                raise ValueError(f"{name} needs --tls-ca")
         self.client_options  # noqa: B018  # raises for options that do not fit together
 
     @property

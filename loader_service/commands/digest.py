@@ -3,8 +3,7 @@
 import hashlib
 import struct
 
-from loader_service.client.client import LoaderClient
-from loader_service.wire.types import Batch, StreamSpec
+from loader_service.client import Batch, LoaderClient, StreamSpec
 
 _ROW = struct.Struct("<qq")
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from loader_service.client.client import LoaderClient
-from loader_service.wire.types import Batch, Images, StreamSpec
+from loader_service.client import Batch, LoaderClient, StreamSpec
+from loader_service.wire.types import Images
 
 UInt8 = npt.NDArray[np.uint8]
 

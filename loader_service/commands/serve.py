@@ -12,6 +12,7 @@ import grpc
 from commandline.logs import configure_logs
 from commandline.program import EXIT_INTERRUPTED
 from commandline.stopping import StopRequests
+from loader_service.client import LoaderError, ServiceUnavailableError
 from loader_service.commands.config import ServeConfig
 from loader_service.commands.supervise import supervise
 from loader_service.pipeline.metrics import Metrics
@@ -21,7 +22,6 @@ from loader_service.server.server import LoaderServer
 from loader_service.server.tokens import TokenFile
 from loader_service.wire.addresses import host_and_port
 from loader_service.wire.credentials import load_authority, load_certificate
-from loader_service.wire.errors import LoaderError, ServiceUnavailableError
 from preprocess.errors import StoreError
 from preprocess.store import Store
 
@@ -43,7 +43,7 @@ def serve(config: ServeConfig) -> int:
     if config.token_file is not None:
         TokenFile(config.token_file)
     configs = [_nth(config, number) for number in range(config.processes)]
-    return supervise(configs, _serve_one, config.drain_seconds, user_errors=(LoaderError, StoreError, OSError))
+    return supervise(configs, _serve_one, config.drain_s, user_errors=(LoaderError, StoreError, OSError))
 
 
 def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None) -> int:
@@ -73,7 +73,7 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             metrics=metrics,
             reflection=config.reflection,
             shared_memory=config.shared_memory,
-            max_connection_age_s=config.max_connection_age or None,
+            max_connection_age_s=config.max_connection_age_s or None,
         )
         if config.metrics_listen is not None:
             _serve_metrics(metrics, config.metrics_listen, config)
@@ -88,9 +88,9 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
         on_ready()
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
         stop.wait()
-        log.info("stopping: requests under way have %g s to finish", config.drain_seconds)
+        log.info("stopping: requests under way have %g s to finish", config.drain_s)
         try:
-            server.stop(config.drain_seconds)
+            server.stop(config.drain_s)
         except KeyboardInterrupt:
             log.warning("interrupted: requests under way were broken off")
             return EXIT_INTERRUPTED

@@ -26,13 +26,13 @@ class CropMaker:
 
         Raises DataLossError, naming shard and key, when a stored record is damaged.
         """
-        split, size = job.range.split, job.range.crop_size
+        spec, size = job.range.spec, job.range.crop_size
         for i, index in enumerate(job.indices.tolist()):
-            if job.range.view == "ten_crop":
-                labels[i], image = self._window(split, index, 0, 0, self._side)
+            if spec.view == "ten_crop":
+                labels[i], image = self._window(spec.split, index, 0, 0, self._side)
                 _ten_crops(crops[i], image)
             else:
-                labels[i], window = self._window(split, index, job.tops[i], job.lefts[i], size)
+                labels[i], window = self._window(spec.split, index, job.tops[i], job.lefts[i], size)
                 copy_crop(crops[i, 0], window, job.mirrors[i])
 
     def finish(self, crops: UInt8, shifts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,6 +1,7 @@
-"""Memory for outgoing messages: pixels are written where gRPC takes them from, and what is freed is used again."""
+"""Outgoing messages: pixels are written where gRPC takes them from, and memory that is freed is used again."""
 
 import ctypes
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,15 @@ _KEPT_BYTES = 2**30
 _NUM_ARENAS = 2
 
 
-class OutgoingMessage:
-    """A message under construction: a header of a known size, then pixels, which are written in place.
+class OutgoingMessage(NamedTuple):
+    """A packed part, ready to be sent."""
+
+    body: bytes
+    num_images: int
+
+
+class MessageBuilder:
+    """Makes a message's bytes: a header of a known size, then pixels, which are written in place.
 
     grpcio sends bytes objects only, and one that is put together from parts costs another copy of the pixels.
     CPython lets a bytes object that was just made be filled in, until it is shown to anyone (PyBytes_AsString in its

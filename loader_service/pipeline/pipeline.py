@@ -16,12 +16,13 @@ from loader_service.pipeline.crops import CropMaker
 from loader_service.pipeline.decode import decoder_digest
 from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.metrics import Metrics
-from loader_service.pipeline.outgoing_message import OutgoingMessage
-from loader_service.pipeline.plan import Job, Planner, StepRange
+from loader_service.pipeline.outgoing_message import MessageBuilder, OutgoingMessage
+from loader_service.pipeline.plan import Job, Planner
 from loader_service.pipeline.sharing import SharedMessages, StreamPopulation
-from loader_service.server.shared_memory import Slot, SlotPool
+from loader_service.pipeline.slots import Slot, SlotPool
+from loader_service.wire.codec import Part, pack_header, pack_part, unpack_part
 from loader_service.wire.errors import ServiceUnavailableError
-from loader_service.wire.types import Message, Part, pack_header, pack_part, unpack_part
+from loader_service.wire.types import StepRange
 from preprocess.store import Encoding, Store
 
 
@@ -91,7 +92,7 @@ class Pipeline:
         *,
         slots: SlotPool | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
-    ) -> Iterator[Message]:
+    ) -> Iterator[OutgoingMessage]:
         """The packed ``Batch`` messages of ``steps``, in order. ``client`` says who asks: other clients of the same
         stream share the work.
 
@@ -122,8 +123,8 @@ class Pipeline:
                 return
             yield _moved(message, slot)
 
-    def _shared_messages(self, jobs: Iterator[Job], stream: StepRange, *, keep: bool) -> Iterator[Message]:
-        ahead: deque[Future[Message]] = deque()
+    def _shared_messages(self, jobs: Iterator[Job], stream: StepRange, *, keep: bool) -> Iterator[OutgoingMessage]:
+        ahead: deque[Future[OutgoingMessage]] = deque()
 
         def start(job: Job) -> None:
             key = (stream, job.step, job.offset)
@@ -139,8 +140,8 @@ class Pipeline:
 
     def _messages_in_slots(
         self, jobs: Iterator[Job], slots: SlotPool, is_wanted: Callable[[], bool]
-    ) -> Iterator[Message]:
-        ahead: deque[tuple[Slot, Future[Message]]] = deque()
+    ) -> Iterator[OutgoingMessage]:
+        ahead: deque[tuple[Slot, Future[OutgoingMessage]]] = deque()
         try:
             for job in jobs:
                 slot = _free_slot(slots, is_wanted)
@@ -160,13 +161,13 @@ class Pipeline:
             for slot, future in ahead:
                 future.add_done_callback(partial(_give_back, slots, slot))
 
-    def _make(self, job: Job, slot: Slot | None = None) -> Message:
+    def _make(self, job: Job, slot: Slot | None = None) -> OutgoingMessage:
         with self._metrics.make_seconds.time():
-            return Message(self._packed(job, slot), len(job.indices))
+            return OutgoingMessage(self._packed(job, slot), len(job.indices))
 
     def _packed(self, job: Job, slot: Slot | None) -> bytes:
         steps = job.range
-        shape = (len(job.indices), steps.num_crops, steps.crop_size, steps.crop_size, 3)
+        shape = (len(job.indices), steps.spec.num_crops, steps.crop_size, steps.crop_size, 3)
         # Of images, so far, only shape and type are known.
         part = Part(
             epoch=steps.epoch,
@@ -180,7 +181,7 @@ class Pipeline:
             slot=slot.number if slot is not None else 0,
             generation=slot.generation if slot is not None else 0,
         )
-        if steps.pixel_format == "float32":
+        if steps.spec.pixel_format == "float32":
             crops = np.empty(shape, np.uint8)
             self._crops.fill(job, crops, part.labels)
             finished = self._crops.finish(crops, job.colour_shifts)
@@ -190,7 +191,7 @@ class Pipeline:
         if slot is not None:
             self._crops.fill(job, slot.pixels[: part.images.size].reshape(shape), part.labels)
             return pack_part(part)
-        message = OutgoingMessage(len(pack_header(part)), part.images.size)
+        message = MessageBuilder(len(pack_header(part)), part.images.size)
         self._crops.fill(job, message.pixels.reshape(shape), part.labels)
         return message.finish(pack_header(part))
 
@@ -204,13 +205,13 @@ def _free_slot(slots: SlotPool, is_wanted: Callable[[], bool]) -> Slot | None:
     return slot
 
 
-def _give_back(slots: SlotPool, slot: Slot, _: Future[Message]) -> None:
+def _give_back(slots: SlotPool, slot: Slot, _: Future[OutgoingMessage]) -> None:
     slots.release(slot.number, slot.generation)
 
 
-def _moved(message: Message, slot: Slot) -> Message:
+def _moved(message: OutgoingMessage, slot: Slot) -> OutgoingMessage:
     """A message that holds its pixels, with them in ``slot`` instead."""
     part = unpack_part(message.body)
     pixels = part.images.reshape(-1).view(np.uint8)
     np.copyto(slot.pixels[: pixels.size], pixels)
-    return Message(pack_part(replace(part, slot=slot.number, generation=slot.generation)), message.num_images)
+    return OutgoingMessage(pack_part(replace(part, slot=slot.number, generation=slot.generation)), message.num_images)

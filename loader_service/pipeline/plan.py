@@ -8,46 +8,8 @@ import numpy.typing as npt
 
 from loader_service.pipeline.augment import Draws, colour_scales, colour_shifts, draw
 from loader_service.pipeline.order_cache import OrderCache
-from loader_service.wire.types import ColourScale, PixelFormat, View
+from loader_service.wire.types import StepRange
 from preprocess.store import Store
-
-_NUM_CROPS: dict[View, int] = {"train": 1, "centre": 1, "ten_crop": 10, "full": 1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepRange:
-    """Steps [first_step, last_step) of one epoch, and positions [slice_begin, slice_end) of each: a valid request."""
-
-    split: str
-    view: View
-    crop_size: int
-    shuffle: bool
-    seed: int
-    epoch: int
-    batch_size: int
-    first_step: int
-    last_step: int
-    slice_begin: int
-    slice_end: int
-    colour_std: float
-    colour_scale: ColourScale
-    pixel_format: PixelFormat
-
-    @property
-    def num_crops(self) -> int:
-        """Crops of each image."""
-        return _NUM_CROPS[self.view]
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one image's crops as they are sent."""
-        pixel_bytes = 4 if self.pixel_format == "float32" else 1
-        return self.num_crops * self.crop_size * self.crop_size * 3 * pixel_bytes
-
-    @property
-    def slice_bytes(self) -> int:
-        """Bytes of the images of one step."""
-        return (self.slice_end - self.slice_begin) * self.image_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +45,19 @@ class Planner:
 
     def jobs(self, steps: StepRange) -> Iterator[Job]:
         """The messages of ``steps``, in order; at least one a step."""
-        num_images = self._store.split(steps.split).num_images
-        order = self._orders.get(num_images, steps.seed, steps.epoch) if steps.shuffle else None
+        spec = steps.spec
+        num_images = self._store.split(spec.split).num_images
+        order = self._orders.get(num_images, spec.seed, steps.epoch) if spec.shuffle else None
         statistics = self._store.statistics
-        scales = colour_scales(statistics.eigenvalues, unit=steps.colour_scale == "unit_eigenvalue")
+        scales = colour_scales(statistics.eigenvalues, unit=spec.colour_scale == "unit_eigenvalue")
         images_per_message = self.images_per_message(steps)
         for step in range(steps.first_step, steps.last_step):
-            begin = step * steps.batch_size + steps.slice_begin
-            end = min(step * steps.batch_size + steps.slice_end, num_images)
+            begin = step * spec.batch_size + steps.slice_begin
+            end = min(step * spec.batch_size + steps.slice_end, num_images)
             begin = min(begin, end)
             indices = np.arange(begin, end, dtype=np.int64) if order is None else order[begin:end].astype(np.int64)
             draws = self._draws(indices, steps)
-            shifts = colour_shifts(draws.alphas, scales, statistics.eigenvectors, steps.colour_std)
+            shifts = colour_shifts(draws.alphas, scales, statistics.eigenvectors, spec.colour_std)
             tops, lefts, mirrors = draws.tops.tolist(), draws.lefts.tolist(), draws.mirrors.tolist()
             # A slice past the end of a short last step still gets its one, empty message.
             for offset in range(0, max(len(indices), 1), images_per_message):
@@ -113,8 +76,8 @@ class Planner:
 
     def _draws(self, indices: npt.NDArray[np.int64], steps: StepRange) -> Draws:
         side = self._store.manifest.image.side
-        if steps.view == "train":
-            return draw(indices, seed=steps.seed, epoch=steps.epoch, side=side, crop_size=steps.crop_size)
+        if steps.spec.view == "train":
+            return draw(indices, seed=steps.spec.seed, epoch=steps.epoch, side=side, crop_size=steps.crop_size)
         centre = (side - steps.crop_size) // 2
         num_images = len(indices)
         return Draws(

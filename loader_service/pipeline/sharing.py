@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 
-from loader_service.wire.types import Message
+from loader_service.pipeline.outgoing_message import OutgoingMessage
 
 
 class SharedMessages:
@@ -21,16 +21,18 @@ class SharedMessages:
     Messages are kept only while at least two clients are at work on one stream: alone, a client never asks twice.
     """
 
-    def __init__(self, max_bytes: int, submit: Callable[[Callable[[], Message]], Future[Message]]) -> None:
+    def __init__(
+        self, max_bytes: int, submit: Callable[[Callable[[], OutgoingMessage]], Future[OutgoingMessage]]
+    ) -> None:
         self._max_bytes = max_bytes
         self._submit = submit
         self._lock = threading.Lock()
-        self._making: dict[Hashable, Future[Message]] = {}
-        self._recent: OrderedDict[Hashable, Future[Message]] = OrderedDict()
+        self._making: dict[Hashable, Future[OutgoingMessage]] = {}
+        self._recent: OrderedDict[Hashable, Future[OutgoingMessage]] = OrderedDict()
         self._size_bytes = 0
         self.num_shared = 0
 
-    def get(self, key: Hashable, make: Callable[[], Message], *, keep: bool) -> Future[Message]:
+    def get(self, key: Hashable, make: Callable[[], OutgoingMessage], *, keep: bool) -> Future[OutgoingMessage]:
         """The message of ``key``: one being made or kept, or else ``make`` is submitted.
 
         A future that is being shared must not be cancelled: others wait for it.
@@ -46,7 +48,7 @@ class SharedMessages:
         future.add_done_callback(lambda done: self._made(key, done, keep))
         return future
 
-    def _made(self, key: Hashable, future: Future[Message], keep: bool) -> None:
+    def _made(self, key: Hashable, future: Future[OutgoingMessage], keep: bool) -> None:
         with self._lock:
             self._making.pop(key, None)
             if not keep or future.cancelled() or future.exception() is not None:

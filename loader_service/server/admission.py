@@ -1,4 +1,4 @@
-"""What one client may hold of the server: calls at once, and a thread until its request is there."""
+"""Limits on what one client may hold of the server: open calls, and a thread while its request is awaited."""
 
 import threading
 import time

@@ -1,39 +1,30 @@
-"""Checks a StreamBatches request, field by field, and turns it into a StepRange; and a Description into its message."""
+"""Checks a StreamBatches request field by field against what is served; and says what that is."""
 
 import time
+from dataclasses import replace
 
 from loader_service.pipeline.pipeline import Pipeline
-from loader_service.pipeline.plan import StepRange
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.errors import InvalidRequestError, MismatchError
-from loader_service.wire.types import COLOUR_SCALE_NUMBERS, PIXEL_FORMAT_NUMBERS, VIEW_NUMBERS, Limits
-
-VIEWS = {number: view for view, number in VIEW_NUMBERS.items()}
-COLOUR_SCALES = {number: scale for scale, number in COLOUR_SCALE_NUMBERS.items()}
-PIXEL_FORMATS = {number: pixels for pixels, number in PIXEL_FORMAT_NUMBERS.items()}
+from loader_service.wire.translate import COLOUR_SCALES, PIXEL_FORMATS, VIEWS, range_from_request
+from loader_service.wire.types import Description, Limits, StepRange
 
 
-def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "") -> pb.DescribeResponse:
+def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "") -> Description:
     """What this replica serves."""
     store = pipeline.store
     statistics = store.statistics
-    return pb.DescribeResponse(
+    return Description(
         fingerprint=store.fingerprint,
         pipeline_version=pipeline.version,
-        splits=[pb.Split(name=n, num_images=s.num_images) for n, s in store.manifest.splits.items()],
-        classes=[pb.ClassInfo(id=info.id, name=info.name) for info in store.manifest.classes],
+        splits={name: split.num_images for name, split in store.manifest.splits.items()},
+        classes=tuple((info.id, info.name) for info in store.manifest.classes),
         image_side=pipeline.side,
-        mean_image=statistics.mean_image.astype("<f4").tobytes(),
-        eigenvalues=statistics.eigenvalues.tolist(),
-        eigenvectors=statistics.eigenvectors.ravel().tolist(),
-        limits=pb.Limits(
-            max_batch_size=limits.max_batch_size,
-            max_steps=limits.max_steps,
-            message_bytes=limits.message_bytes,
-            max_streams_per_identity=limits.max_streams_per_identity,
-            max_streams=limits.max_streams,
-        ),
-        cpu_seconds=time.process_time(),
+        mean_image=statistics.mean_image,
+        eigenvalues=statistics.eigenvalues,
+        eigenvectors=statistics.eigenvectors,
+        limits=limits,
+        cpu_s=time.process_time(),
         shared_memory_socket=shared_memory_socket,
     )
 
@@ -67,22 +58,8 @@ def step_range(request: pb.StreamBatchesRequest, pipeline: Pipeline, limits: Lim
     _expect_between("last_step", request.last_step, 1, num_steps)
     _expect_between("first_step", request.first_step, 0, request.last_step - 1)
     _expect_between("last_step - first_step", request.last_step - request.first_step, 1, limits.max_steps)
-    return StepRange(
-        split=request.split,
-        view=view,
-        crop_size=crop_size,
-        shuffle=request.shuffle,
-        seed=request.seed,
-        epoch=request.epoch,
-        batch_size=request.batch_size,
-        first_step=request.first_step,
-        last_step=request.last_step,
-        slice_begin=slice_begin,
-        slice_end=slice_end,
-        colour_std=request.colour_std + 0.0,  # of 0.0 and -0.0, which are equal and give other bits, the former
-        colour_scale=COLOUR_SCALES[request.colour_scale],
-        pixel_format=PIXEL_FORMATS[request.pixel_format],
-    )
+    steps = range_from_request(request)
+    return replace(steps, spec=replace(steps.spec, crop_size=crop_size), slice_end=slice_end)
 
 
 def _expect_same(field: str, expected: str, found: str) -> None:

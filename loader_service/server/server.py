@@ -13,14 +13,16 @@ import grpc
 from prometheus_client import Counter
 
 from loader_service.pipeline.metrics import Metrics
+from loader_service.pipeline.outgoing_message import OutgoingMessage
 from loader_service.pipeline.pipeline import Pipeline
+from loader_service.pipeline.slots import SlotPool
 from loader_service.server.admission import Admission, RequestReader, host_of
 from loader_service.server.health import SERVICE as HEALTH_SERVICE
 from loader_service.server.health import Health
 from loader_service.server.reflection import MAX_THREADS as REFLECTION_THREADS
 from loader_service.server.reflection import reflection_handlers
 from loader_service.server.requests import describe, step_range
-from loader_service.server.shared_memory import SharedMemoryServer, SlotPool, is_supported
+from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from loader_service.server.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.errors import (
@@ -32,17 +34,16 @@ from loader_service.wire.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
-from loader_service.wire.types import Limits, Message
+from loader_service.wire.translate import description_to_response
+from loader_service.wire.types import Limits
 
 log = logging.getLogger(__name__)
 
 SERVICE = "loader_service.v1.LoaderService"
 _MAX_REQUEST_BYTES = 64 * 1024
-_REQUEST_TIMEOUT_S = 5.0
-"""For a call's request to follow its headers."""
 _RETRY_AFTER_MS = 200
-_MAX_DESCRIBES, _MAX_DESCRIBES_PER_IDENTITY = 192, 128
-"""Answers of 0.8 MB, until their readers take them. A client asks whenever it connects, and a host has many clients."""
+_MAX_DESCRIBES = 192
+"""Answers of 0.8 MB, until their readers take them."""
 _DRAIN_POLL_S = 0.05
 _FLUSH_S = 0.2
 """For the last messages and the status of streams that have just ended to be written."""
@@ -65,6 +66,8 @@ class LoaderServer:
 
     ``address`` is ``host:port`` (port 0 takes a free one; see ``port``) or ``unix:PATH``. Clients are asked to connect
     anew after about ``max_connection_age_s`` (None: never), so that behind a balancer new replicas get some of them.
+    A call's request must follow its headers within ``request_timeout_s``. A client asks for a description whenever it
+    connects, and a host has many clients: ``max_describes_per_identity`` of one are answered at once.
     The pipeline stays the caller's to close, after ``stop``.
     """
 
@@ -80,13 +83,15 @@ class LoaderServer:
         reflection: bool = False,
         shared_memory: bool = True,
         max_connection_age_s: float | None = None,
+        request_timeout_s: float = 5.0,
+        max_describes_per_identity: int = 128,
     ) -> None:
         _check_address(address)
         self._pipeline = pipeline
         self._limits = limits
         self._streams = Admission("streams", total=limits.max_streams, per_identity=limits.max_streams_per_identity)
-        self._describes = Admission("descriptions", total=_MAX_DESCRIBES, per_identity=_MAX_DESCRIBES_PER_IDENTITY)
-        self._reader = RequestReader(_REQUEST_TIMEOUT_S)
+        self._describes = Admission("descriptions", total=_MAX_DESCRIBES, per_identity=max_describes_per_identity)
+        self._reader = RequestReader(request_timeout_s)
         self._health = Health(self._reader, [SERVICE])
         self._tokens = tokens
         self._metrics = metrics or Metrics()
@@ -190,7 +195,7 @@ class LoaderServer:
         place.until_the_end_of(context)
         self._reader.read(pb.DescribeRequest, requests, context)
         name = "" if self._shared_memory is None else self._shared_memory.name
-        return describe(self._pipeline, self._limits, name)
+        return description_to_response(describe(self._pipeline, self._limits, name))
 
     def _stream_batches(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
@@ -205,7 +210,9 @@ class LoaderServer:
                     steps, client, slots=self._slots(metadata), is_wanted=context.is_active
                 )
                 with self._metrics.active_streams.track_inprogress():
-                    yield from self._counted(messages, self._metrics.images.labels(steps.split, steps.view), context)
+                    yield from self._counted(
+                        messages, self._metrics.images.labels(steps.spec.split, steps.spec.view), context
+                    )
             log.debug("served %d steps", steps.last_step - steps.first_step, extra={"client": client})
         except LoaderError as error:
             self._refuse(error, context)
@@ -231,7 +238,9 @@ class LoaderServer:
             raise ServiceUnavailableError("the shared-memory session has ended; connect again")
         return session
 
-    def _counted(self, messages: Iterator[Message], images: Counter, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _counted(
+        self, messages: Iterator[OutgoingMessage], images: Counter, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
         """Passes messages on; counts them, the time they were waited for and the time their reader took."""
         metrics = self._metrics
         asked_at = time.perf_counter()

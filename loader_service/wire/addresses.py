@@ -24,7 +24,7 @@ def host_and_port(address: str, *, lowest_port: int = 1) -> tuple[str, int]:
 
 
 def name_and_port(target: str) -> tuple[str, int] | None:
-    """Those of a ``dns:`` target; None for any other. Raises ValueError for half a one."""
+    """Host and port of ``dns:NAME:PORT``; None without that prefix. Raises ValueError for ``dns:`` and no port."""
     return host_and_port(target.removeprefix(_DNS).strip("/")) if target.startswith(_DNS) else None
 
 
@@ -45,7 +45,7 @@ def check_target(address: str) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach ``address``. Of names only ``localhost`` is known to stand for it."""
+    """Whether only this machine can reach ``address``. The only name that counts as such is ``localhost``."""
     if address.startswith(_UNIX):
         return True
     host = address.rpartition(":")[0].strip("[]")
@@ -57,7 +57,7 @@ def is_loopback(address: str) -> bool:
 
 @contextmanager
 def named(option: str) -> Iterator[None]:
-    """Puts the name of the option that an address was given for before the ValueErrors of checks within."""
+    """Prefixes ValueErrors raised inside with the name of the option that holds the address."""
     try:
         yield
     except ValueError as error:

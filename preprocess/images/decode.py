@@ -8,11 +8,8 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from commandline import one_line
+from preprocess.images.limits import DEFAULT_MAX_PIXELS
 
-# Of one image. At four bytes each they take 320 MB, and twice that while CMYK becomes RGB: a worker stays under 700 MB.
-DEFAULT_MAX_PIXELS = 80_000_000
-# PIL refuses more by itself.
-LARGEST_MAX_PIXELS = 178_956_970
 # Formats that users' folders hold; the rest of PIL's (fonts, TIFF, PostScript, video) stay closed to untrusted bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # simplejpeg's result is pixel-identical to PIL's for these and 12 % faster, since PIL then needs no copy of it.

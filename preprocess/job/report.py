@@ -7,8 +7,8 @@ from pathlib import Path
 
 from preprocess.job.resume import REPORT_NAME
 from preprocess.job.shard import Seconds
-from preprocess.job.sidecar import BadImage
 from preprocess.store.format import QUARANTINE_NAME
+from preprocess.store.sidecar import BadImage
 from preprocess.store.writer import atomic_file
 
 

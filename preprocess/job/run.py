@@ -10,17 +10,17 @@ from typing import Any
 from commandline import Progress, write_line
 from preprocess.config import RunConfig
 from preprocess.errors import BadImagesError, StoreError
-from preprocess.images.statistics import PartialStatistics, finish
+from preprocess.images.statistics import finish
 from preprocess.job.cluster import Cluster
 from preprocess.job.disk import NUM_PROBED, check_free, full_disk_as_error, mean_encoded_bytes
 from preprocess.job.plan import PlannedShard, plan_shards
 from preprocess.job.report import RunReport, write_quarantine, write_report
 from preprocess.job.resume import REPORT_NAME, begin_or_resume, is_complete, remove_temporary_files
-from preprocess.job.shard import STATISTICS_SPLIT, Seconds, ShardOutcome, ShardWork, decoder_versions, make_shard
-from preprocess.job.sidecar import BadImage, Sidecar, read_partial, read_sidecar
+from preprocess.job.shard import Seconds, ShardOutcome, ShardWork, decoder_versions, make_shard
 from preprocess.sources import Source, read_source
-from preprocess.store.format import QUARANTINE_NAME, Manifest, SplitInfo
+from preprocess.store.format import QUARANTINE_NAME, STATISTICS_SPLIT, Manifest, SplitInfo
 from preprocess.store.reader import Store
+from preprocess.store.sidecar import BadImage, PartialStatistics, Sidecar, read_partial, read_sidecar
 from preprocess.store.writer import write_manifest, write_statistics
 
 _NUM_LISTED_BAD = 10

@@ -14,7 +14,10 @@ from preprocess.errors import PreprocessError
 from preprocess.images.decode import UnusableImageError, decode
 from preprocess.images.resize import centre_square, encode, planes_of
 from preprocess.images.statistics import StatisticsAccumulator
-from preprocess.job.sidecar import (
+from preprocess.sources import ImageList, Storage, open_storage
+from preprocess.sources.reading import UnreadableImageError, read_images
+from preprocess.store.format import FORMAT_VERSION, SHARDS_DIRECTORY, STATISTICS_SPLIT, ImageSpec, canonical_json
+from preprocess.store.sidecar import (
     BadImage,
     Sidecar,
     file_digest,
@@ -23,13 +26,7 @@ from preprocess.job.sidecar import (
     write_partial,
     write_sidecar,
 )
-from preprocess.sources import ImageList, Storage, open_storage
-from preprocess.sources.reading import UnreadableImageError, read_images
-from preprocess.store.format import FORMAT_VERSION, SHARDS_DIRECTORY, ImageSpec, canonical_json
 from preprocess.store.writer import ShardWriter
-
-# The split whose images the statistics are over.
-STATISTICS_SPLIT = "train"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from preprocess.sources.listing import ImageList
 from preprocess.sources.storage import Storage
 from preprocess.store.format import ClassInfo
 
-# ``n01440764 tench, Tinca tinca`` a line; the first name of the list is the common one.
 # A wnid in a file name: n01440764_10026.JPEG, ILSVRC2012_val_00000293_n01440764.JPEG.
 _WNID = re.compile(rb"(?:^|[/_])(n[0-9]{8})(?=[/_.])")
+# Each with a class id and its names a line: ``n01440764 tench, Tinca tinca``.
 NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
 
 

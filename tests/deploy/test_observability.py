@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.wire.errors import AccessError
+from loader_service.client import AccessError, ClientOptions, LoaderClient
 from tests.deploy.prometheus import prometheus, query
 from tests.processes import LoaderProcess, free_port, loader_processes
 from tests.stores import make_store

@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.client.replica import Security
+from loader_service.client import AccessError, ClientOptions, LoaderClient, Security, StreamSpec
 from loader_service.wire.credentials import load_certificate, read_token
-from loader_service.wire.errors import AccessError
-from loader_service.wire.types import StreamSpec
 
 
 @pytest.mark.parametrize(

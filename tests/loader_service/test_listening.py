@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loader_service.client.client import LoaderClient
+from loader_service.client import LoaderClient, ServiceUnavailableError
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
-from loader_service.wire.errors import ServiceUnavailableError
 from preprocess.store import Store
 from tests.conftest import LIMITS, serving
 

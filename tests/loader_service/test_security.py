@@ -12,12 +12,17 @@ import pytest
 import trustme
 
 from loader_service.__main__ import main
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.client.replica import Security
+from loader_service.client import (
+    AccessError,
+    ClientOptions,
+    LoaderClient,
+    LoaderError,
+    Security,
+    ServiceUnavailableError,
+)
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
 from loader_service.server.tokens import TokenFile
-from loader_service.wire.errors import AccessError, LoaderError, ServiceUnavailableError
 from preprocess.store import Store
 from tests.conftest import LIMITS
 
@@ -150,11 +155,10 @@ def test_tokens(tiny_store: Path, tmp_path: Path) -> None:
             assert check(b"", timeout=5) == b"\x08\x01"
 
 
-def test_tokens_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loader_service.server.tokens._CHECK_INTERVAL_S", 0.0)
+def test_tokens_are_read_again(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("old\n")
-    tokens = TokenFile(path)
+    tokens = TokenFile(path, check_interval_s=0.0)
     assert tokens.identify("Bearer old") is not None
     path.write_text("new-token\n")
     assert tokens.identify("Bearer old") is None

@@ -14,18 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader_service.client.client import ClientOptions, LoaderClient
+from loader_service.client import ClientOptions, DataLossError, LoaderClient, ServiceUnavailableError, StreamSpec
 from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.pipeline import Pipeline, pipeline_version
 from loader_service.server.requests import step_range
 from loader_service.server.server import LoaderServer
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
-from loader_service.wire.errors import DataLossError, ServiceUnavailableError
-from loader_service.wire.types import StreamSpec
 from preprocess.store import Store
 from tests.conftest import LIMITS, serving
 from tests.stores import make_store
+from tests.stubs import channel_to
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +171,7 @@ def test_health(channel: grpc.Channel) -> None:
 def test_streams_over_the_limit(tiny_store: Path) -> None:
     """The second stream of a client is refused with a hint, and admitted once the first has ended."""
     limits = replace(LIMITS, max_streams_per_identity=1, message_bytes=1)
-    with serving(tiny_store, limits=limits) as target, grpc.insecure_channel(target) as channel:
+    with serving(tiny_store, limits=limits) as target, channel_to(target) as channel:
         stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
         with Store(tiny_store) as store:
             request = pb.StreamBatchesRequest(
@@ -265,7 +264,7 @@ def test_both_zeros_are_one_stream(tiny_store: Path) -> None:
             last_step=1,
             colour_std=-0.0,
         )
-        assert math.copysign(1.0, step_range(request, pipeline, LIMITS).colour_std) == 1.0
+        assert math.copysign(1.0, step_range(request, pipeline, LIMITS).spec.colour_std) == 1.0
 
 
 def test_what_only_grows_is_a_counter(tiny_store: Path) -> None:

@@ -12,7 +12,8 @@ import grpc
 import pytest
 
 from loader_service.client.shared_memory import SharedMemorySession
-from loader_service.server.shared_memory import SlotPool, is_supported
+from loader_service.pipeline.slots import SlotPool
+from loader_service.server.shared_memory import is_supported
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from tests.conftest import serving

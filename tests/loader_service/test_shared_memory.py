@@ -6,22 +6,27 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from loader_service.client.client import ClientOptions, LoaderClient
-from loader_service.client.fetch import Transport
+from loader_service.client import (
+    ClientOptions,
+    InvalidRequestError,
+    LoaderClient,
+    PixelFormat,
+    StreamSpec,
+    Transport,
+    View,
+)
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
 from loader_service.commands.digest import epoch_digest
-from loader_service.server.shared_memory import SharedMemoryServer, SlotPool, is_supported
-from loader_service.wire.errors import InvalidRequestError
-from loader_service.wire.types import PixelFormat, StreamSpec, View
+from loader_service.pipeline.slots import SlotPool
+from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from tests.processes import LoaderProcess, loader_processes
 from tests.stores import make_store
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="shared memory needs Linux")
 
@@ -44,13 +49,6 @@ def memory_files(pid: int) -> int:
         with suppress(FileNotFoundError):  # closed since it was listed
             count += "memfd:alexnet-loader" in os.readlink(f"/proc/{pid}/fd/{descriptor}")
     return count
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"waited 20 s for {what}"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +89,9 @@ def test_server_is_killed(store: Path) -> None:
 
 CLIENT = """
     import sys, time
-    from loader_service.client.client import ClientOptions, LoaderClient
-    from loader_service.wire.types import StreamSpec
+    from loader_service.client import LoaderClient
+    from loader_service.client import ClientOptions
+    from loader_service.client import StreamSpec
     client = LoaderClient([sys.argv[1]], ClientOptions(transport="shm"))
     stream = client.stream(StreamSpec(batch_size=32), num_epochs=None)
     next(stream)
@@ -124,7 +123,7 @@ def test_client_is_killed(store: Path, manner: str) -> None:
 
 
 def test_server_stops_though_a_client_stalls(store: Path) -> None:
-    with loader_processes(store, 1, "--message-bytes", "100KB", "--drain-seconds", "1") as replicas:
+    with loader_processes(store, 1, "--message-bytes", "100KB", "--drain-s", "1") as replicas:
         with subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(CLIENT), replicas[0].target, "stall"],
             stdout=subprocess.PIPE,
@@ -165,7 +164,8 @@ def test_a_client_that_breaks_the_protocol_is_dropped() -> None:
                 session.pixels(slot.number, 7, 3)
             with pytest.raises(ValueError, match="there is none such"):
                 session.pixels(99, 1, 3)
-            session._socket.sendall(b"\xff" * 16)
+            for _ in range(2):  # the second time it is not the client's to give
+                session.release(slot.number, slot.generation)
             wait_until(lambda: server.session(session.token) is None, "the session to be ended")
             assert pool.acquire(lambda: True) is None
         with socket.socket(socket.AF_UNIX) as third, SharedMemorySession(server.name), SharedMemorySession(server.name):

@@ -1,7 +1,8 @@
 """Our serializer against the generated classes, both ways."""
 
 from contextlib import suppress
-from typing import Any
+from dataclasses import asdict
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire.types import Part, StreamSpec, pack_part, unpack_part
+from loader_service.wire.codec import Part, pack_part, unpack_part
+from loader_service.wire.translate import (
+    description_from_response,
+    description_to_response,
+    range_from_request,
+    range_to_request,
+)
+from loader_service.wire.types import ColourScale, Description, Limits, PixelFormat, StreamSpec, View
 
 
 def make_part(num_images: int, num_crops: int = 1, side: int = 5, dtype: type = np.uint8, seed: int = 0) -> Part:
@@ -91,3 +99,70 @@ def test_slices_of_all_ranks_make_the_batch(batch_size: int, world_size: int) ->
 def test_specs_out_of_range(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StreamSpec(**{name: value})
+
+
+SPECS = st.builds(
+    StreamSpec,
+    split=st.text(max_size=9),
+    view=st.sampled_from(get_args(View)),
+    crop_size=st.none() | st.integers(1, 2**32 - 1),
+    shuffle=st.booleans(),
+    seed=st.integers(0, 2**64 - 1),
+    batch_size=st.integers(40, 2**32 - 1),
+    rank=st.integers(0, 19),
+    world_size=st.integers(20, 40),
+    drop_last=st.booleans(),
+    colour_std=st.floats(0, 10),
+    colour_scale=st.sampled_from(get_args(ColourScale)),
+    pixel_format=st.sampled_from(get_args(PixelFormat)),
+)
+NUMBERS = st.integers(1, 2**32 - 1)
+LIMITS = st.builds(
+    Limits,
+    max_batch_size=NUMBERS,
+    max_steps=NUMBERS,
+    message_bytes=NUMBERS,
+    max_streams_per_identity=NUMBERS,
+    max_streams=NUMBERS,
+)
+
+
+def describe(side: int, limits: Limits, splits: dict[str, int], classes: tuple[tuple[str, str], ...]) -> Description:
+    generator = np.random.default_rng(side)
+    return Description(
+        fingerprint="f" * 64,
+        pipeline_version="1.ab",
+        splits=splits,
+        classes=classes,
+        image_side=side,
+        mean_image=generator.normal(size=(side, side, 3)).astype(np.float32),
+        eigenvalues=generator.normal(size=3),
+        eigenvectors=generator.normal(size=(3, 3)),
+        limits=limits,
+        cpu_s=generator.normal() ** 2,
+        shared_memory_socket="name",
+    )
+
+
+DESCRIPTIONS = st.builds(
+    describe,
+    side=st.integers(1, 8),
+    limits=LIMITS,
+    splits=st.dictionaries(st.text(max_size=9), st.integers(0, 2**40), max_size=3),
+    classes=st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), max_size=4).map(tuple),
+)
+
+
+@given(spec=SPECS, description=DESCRIPTIONS, epoch=st.integers(0, 2**32 - 1), step=st.integers(0, 2**60))
+@settings(deadline=None)
+def test_a_range_and_a_description_cross_the_wire_unchanged(
+    spec: StreamSpec, description: Description, epoch: int, step: int
+) -> None:
+    steps = spec.steps(step, step + 5, epoch=epoch)
+    request = pb.StreamBatchesRequest.FromString(range_to_request(steps, description).SerializeToString())
+    assert range_from_request(request) == steps
+    assert (request.fingerprint, request.pipeline_version) == (description.fingerprint, description.pipeline_version)
+    response = pb.DescribeResponse.FromString(description_to_response(description).SerializeToString())
+    found = asdict(description_from_response(response))
+    for name, expected in asdict(description).items():
+        np.testing.assert_array_equal(found[name], expected, err_msg=name)

@@ -13,7 +13,7 @@ _LOOK_UP_TIMEOUT_S = 10.0
 
 
 class Halt:
-    """Breaks off, from any thread and once, what one thread is doing: whatever ``guard`` was last given."""
+    """Breaks off what one thread is doing, from any other thread: calls what ``guard`` was last given."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -80,7 +80,7 @@ def _connect_to(family: int, address: Any, halt: Halt, tls: ssl.SSLContext | Non
 
 
 def _look_up(host: str, port: int, halt: Halt) -> list[Any]:
-    """``getaddrinfo``, which knows no time limit, on a thread that can be left to itself when it hangs."""
+    """``getaddrinfo`` with a time limit: it runs on a thread of its own, which is abandoned when it hangs."""
     with suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     answers: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
