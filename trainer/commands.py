@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from commandline import Command, run_program
-from loader_service.wire.errors import LoaderError
+from loader_service.client import LoaderError
 from trainer.config import DescribeConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from trainer.errors import TrainerError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from commandline import check_options, option
+from loader_service.client import StreamSpec, View
 from loader_service.commands.connect import ConnectConfig
 from loader_service.wire.addresses import host_and_port, is_loopback, named
-from loader_service.wire.types import StreamSpec, View
 from trainer.network.architecture import Ablation, RemovableLayer, resolve
 from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
 from trainer.recipes.recipe import Activation, Init

@@ -1,6 +1,6 @@
 """The ``describe`` command: the network that options make, before anything runs."""
 
-from loader_service.client.client import LoaderClient
+from loader_service.client import LoaderClient
 from trainer.config import DescribeConfig
 from trainer.data.crops import default_crop
 from trainer.errors import TrainerError

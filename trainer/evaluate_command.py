@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from loader_service.client.client import LoaderClient
+from loader_service.client import LoaderClient
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.config import EvaluateConfig
 from trainer.devices import devices_of_rank

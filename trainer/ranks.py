@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from commandline import one_line
-from loader_service.wire.types import StreamSpec
+from loader_service.client import StreamSpec
 from trainer.errors import PeerFailedError, RanksError, Stopped, TrainerError
 from trainer.network.columns import BatchSlice
 

@@ -7,8 +7,7 @@ import torch
 
 from commandline import Progress, write_line
 from commandline.stopping import StopRequests
-from loader_service.client.client import LoaderClient
-from loader_service.wire.errors import LoaderError
+from loader_service.client import LoaderClient, LoaderError
 from trainer.checkpoint.folder import numbered
 from trainer.checkpoint.identity import identity_of
 from trainer.checkpoint.keeper import Keeper, last_saved

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from loader_service.client.client import LoaderClient
+from loader_service.client import LoaderClient
 from trainer.data.centring import Centring
 from trainer.errors import DivergedError, TrainerError
 from trainer.evaluate import Evaluation, SplitPass, evaluate

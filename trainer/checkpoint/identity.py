@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loader_service.wire.types import Description
+from loader_service.client import Description
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.checkpoint.snapshot import Identity, Snapshot, Value
 from trainer.config import TrainConfig

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from commandline import one_line
-from loader_service.wire.types import Description
+from loader_service.client import Description
 from trainer.checkpoint.folder import find
 from trainer.checkpoint.snapshot import Snapshot, load
 from trainer.config import TrainConfig

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loader_service.client import Batch
 from loader_service.torch_adapter import pinned_array
-from loader_service.wire.types import Batch
 
 POLL_S = 0.2
 """How often a waiting step looks whether it should stop."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from commandline import one_line, write_line
-from loader_service.wire.types import Description
+from loader_service.client import Description
 from trainer.checkpoint.files import write_text_whole
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.config import TrainConfig

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from commandline import Progress
-from loader_service.client.client import LoaderClient
-from loader_service.wire.types import StreamSpec
+from loader_service.client import LoaderClient, StreamSpec
 from trainer.checkpoint.saved_network import LoadedNetwork
 from trainer.data.centring import Centring
 from trainer.data.feed import DeviceBatch, Feed, allocator

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from commandline import write_line
-from loader_service.client.client import LoaderClient
+from loader_service.client import LoaderClient
 from trainer.checkpoint.files import write_text_whole
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.config import ReportConfig
