@@ -32,12 +32,17 @@ def parse_arguments(config: type[Any], prog: str, description: str, arguments: S
 
     Raises UsageError, and exits after --help. Whether all that is required was given is the caller's to check.
     """
-    parser = _Parser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
     hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        _add_option(parser, field, ValueType(field.name, hints[field.name]))
+    fields = {field: ValueType(field.name, hints[field.name]) for field in dataclasses.fields(config)}
+    parser = _Parser(
+        prog=prog,
+        usage=" ".join([prog, *(_usage(*item) for item in fields.items() if is_required(item[0])), "[OPTION...]"]),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for field, value_type in fields.items():
+        _add_option(parser, field, value_type)
     parser.add_argument(
         "--config",
         dest="config_file",
@@ -67,6 +72,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
+
+
+def _usage(field: "dataclasses.Field[Any]", value_type: ValueType) -> str:
+    """What must be given, as it is typed: ``--store PATH``, or ``STORE`` of a positional one."""
+    spec: Option = field.metadata["option"]
+    if spec.positional:
+        return (spec.metavar or field.name.upper()) + ("..." if value_type.is_tuple else "")
+    return f"{option_name(field)} {spec.metavar or value_type.metavar}"
 
 
 def _add_option(parser: _Parser, field: "dataclasses.Field[Any]", value_type: ValueType) -> None:

@@ -14,7 +14,7 @@ from commandline.lines import write_line
 PLAIN_INTERVAL_S = 5.0
 LINE_WIDTH = 80
 """Columns of a plain line: what a terminal has that nobody made larger."""
-_BAR_WIDTH = 16
+_BAR_WIDTH = 10
 _MAX_HOURS = 9999
 
 

@@ -260,6 +260,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in ("--colour {red,blue}", "--coats N", "--no-primer", "--budget-bytes SIZE", "100% of this", "--config"):
         assert word in text
+    assert text.startswith("usage: painter paint WALL [OPTION...]\n")
     assert text.count("(default: red)") == text.count("(default: on)") == text.count("(default: off)") == 1
     assert "drying-minutes" not in text, "a former spelling works and is not shown"
 
