@@ -38,13 +38,17 @@ def parse_duration(text: str) -> float:
 class ValueType:
     """What an option holds, from its field's name and type: how it is read from text or TOML, and written as TOML.
 
-    A type is X, ``X | None`` or ``tuple[X, ...]``, with X one of bool, int, float, str, Path or a Literal. Whole
-    numbers whose name ends in ``_bytes`` are sizes, other numbers whose name ends in ``_s`` are durations.
+    A type is X, ``X | None``, ``X | Literal["auto"]`` or ``tuple[X, ...]``, with X one of bool, int, float, str, Path
+    or a Literal. Whole numbers whose name ends in ``_bytes`` are sizes, other numbers whose name ends in ``_s`` are
+    durations.
     """
 
     def __init__(self, name: str, hint: Any) -> None:
+        self.words: tuple[str, ...] = ()
+        """Those that stand for a value besides what the kind allows."""
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
-            hint = next(argument for argument in typing.get_args(hint) if argument is not type(None))
+            hint, *others = (argument for argument in typing.get_args(hint) if argument is not type(None))
+            self.words = tuple(word for literal in others for word in typing.get_args(literal))
         self.is_tuple = typing.get_origin(hint) is tuple
         self.kind: Any = typing.get_args(hint)[0] if self.is_tuple else hint
         self.choices: tuple[Any, ...] = typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
@@ -60,7 +64,7 @@ class ValueType:
             word = "SIZE" if self.kind is int else "SECONDS"
         else:
             word = {int: "N", float: "X", Path: "PATH", bool: "true|false"}.get(self.kind, self._name.upper())
-        return f"{word}[,{word}...]" if self.is_tuple else word
+        return f"{word}[,{word}...]" if self.is_tuple else "|".join((word, *self.words))
 
     @property
     def expected(self) -> str:
@@ -68,8 +72,11 @@ class ValueType:
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         if self._has_unit:
-            return _SIZE_IN_WORDS if self.kind is int else _DURATION_IN_WORDS
-        return {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}.get(self.kind, "text")
+            value = _SIZE_IN_WORDS if self.kind is int else _DURATION_IN_WORDS
+        else:
+            known = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
+            value = known.get(self.kind, "text")
+        return " or ".join((value, *self.words))
 
     def from_text(self, text: str) -> Any:
         """The value of an argument. Raises ValueError, saying what was expected."""
@@ -79,6 +86,8 @@ class ValueType:
 
     def one_from_text(self, text: str) -> Any:
         """One value, of several too. Raises ValueError, saying what was expected."""
+        if text in self.words:
+            return text
         try:
             if self.choices:
                 return {str(choice): choice for choice in self.choices}[text]
@@ -105,7 +114,9 @@ class ValueType:
 
     def _one_from_toml(self, value: Any) -> Any:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(value, str) and (self._has_unit or self.choices or self.kind in (str, Path)):
+        if isinstance(value, str) and (
+            self._has_unit or self.choices or value in self.words or self.kind in (str, Path)
+        ):
             return self.one_from_text(value.strip() if self.is_tuple else value)
         if value in self.choices or (self.kind is bool and isinstance(value, bool)):
             return value

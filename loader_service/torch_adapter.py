@@ -14,12 +14,34 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from loader_service.client import Batch, ClientOptions, LoaderClient, PixelFormat, StreamSpec, View
 from loader_service.wire.types import check_epoch
 
 Transform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Finish(torch.nn.Module):
+    """uint8 images to what a network takes: ``pixel - mean + shift``, float32, bit for bit what the service would send.
+
+    For those who ask for uint8 (``pixel_format="uint8"``, or a ``LoaderClient``), and may want to compile it. The mean
+    is the centre ``crop_size x crop_size`` of ``mean_image`` [side, side, 3], RGB, for every crop.
+    """
+
+    mean: torch.Tensor
+
+    def __init__(self, mean_image: npt.NDArray[np.float32], crop_size: int) -> None:
+        super().__init__()
+        begin = (len(mean_image) - crop_size) // 2
+        crop = mean_image[begin : begin + crop_size, begin : begin + crop_size].copy()
+        self.register_buffer("mean", torch.from_numpy(crop).movedim(-1, 0), persistent=False)
+
+    def forward(self, images: torch.Tensor, colour_shifts: torch.Tensor) -> torch.Tensor:
+        """``images`` uint8 [N, 3, H, W] or [N, 10, 3, H, W], ``colour_shifts`` float32 [N, 3]; of the images' shape."""
+        shifts = colour_shifts.reshape(len(images), *[1] * (images.dim() - 4), 3, 1, 1)
+        return images.to(torch.float32) - self.mean + shifts
 
 
 class _Position(NamedTuple):
@@ -30,9 +52,10 @@ class _Position(NamedTuple):
 class RemoteLoader:
     """Iterates over one epoch at a time: ``(images, labels)``, the labels int64 [N].
 
-    Images are float32 [N, 3, H, W] (``pixel_format="float32"``, the default: centred on the mean image, with the colour
-    shift of the train view added) or uint8 [N, 3, H, W] as stored; both channels_last in memory. ``ten_crop`` gives
-    [N, 10, 3, H, W].
+    Images are float32 [N, 3, H, W], centred on the mean image, with the colour shift of the train view added. They are
+    sent as uint8, a quarter of the bytes, and finished here, on ``device`` (default: the CPU), where labels are copied
+    too. ``pixel_format="float32"`` has the service finish them, to the same values; ``"uint8"`` leaves them as stored.
+    All are channels_last in memory. ``ten_crop`` gives [N, 10, 3, H, W].
 
     ``rank`` and ``world_size`` go together and default to torch.distributed's, if it is initialised, and then to
     torchrun's environment; ``batch_size`` is this process's own, as in a DataLoader. Each iteration is of the next
@@ -53,7 +76,8 @@ class RemoteLoader:
         seed: int = 0,
         drop_last: bool | None = None,
         colour_std: float = 0.1,
-        pixel_format: PixelFormat = "float32",
+        pixel_format: PixelFormat | None = None,
+        device: torch.device | str | None = None,
         pin_memory: bool = False,
         transform: Transform | None = None,
         rank: int | None = None,
@@ -73,8 +97,12 @@ class RemoteLoader:
             world_size=world_size,
             drop_last=is_training if drop_last is None else drop_last,
             colour_std=colour_std,
-            pixel_format=pixel_format,
+            pixel_format=pixel_format or "uint8",
         )
+        self._is_finished_here = pixel_format is None
+        self._finish: Finish | None = None
+        """Made when the mean image is known."""
+        self._device = None if device is None else torch.device(device)
         self._client = LoaderClient(target.split(","), options)
         self._allocate = pinned_array if pin_memory else None
         self._transform = transform
@@ -127,7 +155,7 @@ class RemoteLoader:
             "global_batch_size": spec.batch_size,
             "drop_last": spec.drop_last,
             "colour_std": spec.colour_std,
-            "pixel_format": spec.pixel_format,
+            "pixel_format": "float32" if self._is_finished_here else spec.pixel_format,
             "fingerprint": description.fingerprint,
             "pipeline_version": description.pipeline_version,
         }
@@ -152,9 +180,20 @@ class RemoteLoader:
     def _tensors(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.from_numpy(batch.images).movedim(-1, -3)
         labels = torch.from_numpy(batch.labels)
+        shifts = torch.from_numpy(batch.colour_shifts)
+        if self._device is not None:
+            images, labels, shifts = (each.to(self._device, non_blocking=True) for each in (images, labels, shifts))
+        if self._is_finished_here:
+            images = self._finished(images, shifts)
         if self._transform is not None:
             return self._transform(images, labels)
         return images, labels
+
+    def _finished(self, images: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+        if self._finish is None:
+            self._finish = Finish(self._client.describe().mean_image, images.shape[-1]).to(self._device)
+        finished: torch.Tensor = self._finish(images, shifts)
+        return finished
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

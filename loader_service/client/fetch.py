@@ -15,28 +15,28 @@ from loader_service.wire.errors import InvalidRequestError, ServiceUnavailableEr
 from loader_service.wire.translate import range_to_request
 from loader_service.wire.types import Batch, Description, StreamSpec
 
-_PROBE_TIMEOUT_S = 2.0
-
 
 class Fetcher:
-    """Fetches from one replica over one connection; one request at a time, for one thread.
+    """Fetches from one replica, which described itself as ``found``, over one connection; one request at a time, for
+    one thread.
 
-    Making one asks the replica what it serves. It raises MismatchError when that is not what ``description`` says,
-    InvalidRequestError when ``transport`` is ``shm`` and there is none to be had, and other LoaderErrors when the
-    replica does not answer. The connection stays the caller's.
+    Making one raises MismatchError when ``found`` is not what ``description`` says, and InvalidRequestError when
+    ``transport`` is ``shm`` and there is none to be had. The connection stays the caller's.
     """
 
     def __init__(
         self,
         connection: Connection,
         *,
+        found: Description,
         spec: StreamSpec,
         description: Description,
         allocate: Allocate,
         transport: Transport,
+        copy: bool,
     ) -> None:
         self._connection, self._spec, self._description, self._allocate = connection, spec, description, allocate
-        found = connection.describe(_PROBE_TIMEOUT_S)
+        self._copy = copy
         expect_same_stream(connection.target, found, description)
         self.session = None if transport == "grpc" else self._attach(found, is_needed=transport == "shm")
         """The shared memory that pixels come through; None: through the connection."""
@@ -55,7 +55,12 @@ class Fetcher:
         request = range_to_request(self._spec.steps(first_step, last_step, epoch=epoch), self._description)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(
-            call, range(first_step, last_step), Assembly(self._allocate), self.session, self._connection.target
+            call,
+            range(first_step, last_step),
+            Assembly(self._allocate),
+            self.session,
+            self._connection.target,
+            copy=self._copy,
         )
 
     def _attach(self, found: Description, *, is_needed: bool) -> SharedMemorySession | None:
@@ -79,9 +84,17 @@ class Fetch(Iterator[Batch]):
     """
 
     def __init__(
-        self, call: StreamCall, steps: range, assembly: Assembly, session: SharedMemorySession | None, target: str
+        self,
+        call: StreamCall,
+        steps: range,
+        assembly: Assembly,
+        session: SharedMemorySession | None,
+        target: str,
+        *,
+        copy: bool,
     ) -> None:
         self._call, self._assembly, self._session, self._target = call, assembly, session, target
+        self._copies = copy
         self._steps = iter(steps)
         self._num_before = self._num_seen = 0
         self.num_batches = 0
@@ -128,6 +141,10 @@ class Fetch(Iterator[Batch]):
         """Puts a message's images into their batch; the batch, when that completes it."""
         try:
             part = _header_of(message)
+            if self._session is not None and not self._copies and part.is_whole_step:
+                lent = self._session.lend(part.slot, part.generation, part.num_pixel_bytes) if part.slot else None
+                if lent is not None:
+                    return self._assembly.adopt(part, lent)
             pixels = self._assembly.room_for(part)
             if not part.slot:
                 message.read_into(pixels, part.pixels_at)
