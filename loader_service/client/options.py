@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from loader_service.client.security import Security
 
-Transport = Literal["auto", "grpc", "shm"]
+Transport = Literal["auto", "grpc", "shm", "grpcio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class ClientOptions:
     """How often ``dns:`` targets are looked up again, to find replicas that came or went."""
     transport: Transport = "auto"
     """``shm``: pixels through shared memory, with services on this machine only; ``grpc``: through the connection;
-    ``auto``: shared memory with those services that are on this machine and of the same user."""
+    ``auto``: shared memory with those services that are on this machine and of the same user; ``grpcio``: through
+    grpcio's channel, for networks whose proxies need what our own connection does not speak."""
     security: Security = field(default_factory=Security)
 
     def __post_init__(self) -> None:

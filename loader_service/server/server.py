@@ -227,14 +227,10 @@ class LoaderServer:
         context.abort(code, str(error))
 
     def _slots(self, metadata: dict[str, str | bytes]) -> SlotPool | None:
-        """The slots of the session that a request names. Raises ServiceUnavailableError when it has ended."""
+        """The slots of the session that a request names. None, and so pixels in the messages, for one that is not known
+        here: it has ended, or behind a balancer it is another replica's."""
         token = metadata.get("shared-memory-session")
-        if token is None or self._shared_memory is None:
-            return None
-        session = self._shared_memory.session(str(token))
-        if session is None:
-            raise ServiceUnavailableError("the shared-memory session has ended; connect again")
-        return session
+        return None if token is None or self._shared_memory is None else self._shared_memory.session(str(token))
 
     def _counted(
         self, messages: Iterator[OutgoingMessage], images: Counter, context: grpc.ServicerContext
