@@ -92,7 +92,7 @@ class Frames:
             if not more:
                 is_tls = isinstance(self._socket, ssl.SSLSocket)
                 raise ProtocolError(
-                    "closed at once, as by a service that asks for a client's certificate: --tls-cert and --tls-key"
+                    "closed at once, as by a service that trusts no certificate it was shown: --tls-cert and --tls-key"
                     if is_tls
                     else "closed at once, as by a service that speaks TLS: --tls-ca"
                 )
