@@ -27,7 +27,7 @@ _COMPANY_S = 0.1
 
 class LoaderClient:
     """A client of one store, served by ``targets`` (``host:port``, ``unix:PATH``, or ``dns:NAME:PORT`` for all of
-    a name's addresses). Not to be carried across a fork: start workers with ``spawn``.
+    a name's addresses). It can be carried across a fork, its streams cannot.
 
     Raises ValueError for what is no address, and AccessError when a file of ``options.security`` is of no use.
     """
@@ -149,7 +149,8 @@ class LoaderClient:
         self._descriptions.close()
 
     def _replicas(self) -> dict[str, Replica]:
-        return resolve(self._targets, self._options.security, self._id)
+        uses_grpcio = self._options.transport == "grpcio"
+        return resolve(self._targets, self._options.security, self._id, uses_grpcio=uses_grpcio)
 
 
 def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dict[str, Description]:

@@ -174,6 +174,7 @@ class Workers:
             self._delivery.begin(lease, fetch)
             for position, batch in enumerate(fetch, lease.begin):
                 self._delivery.deliver(position, lease, batch)
+            fetcher.leave_unused_session(fetch)
             return True
         except grpc.RpcError as error:
             is_stalled = fetch is not None and fetch.is_stalled

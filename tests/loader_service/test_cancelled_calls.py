@@ -48,7 +48,9 @@ def call_of(description: Description, target: str, steps: range, transport: str)
         if transport == "shm":
             token = stack.enter_context(SharedMemorySession(description.shared_memory_socket)).token
         request = range_to_request(SPEC.steps(steps.start, steps.stop, epoch=0), description)
-        yield connection.stream_batches(request, token)
+        call = connection.stream_batches(request, token)
+        assert isinstance(call, StreamCall)
+        yield call
 
 
 @pytest.mark.parametrize("transport", ["grpc", "shm"])
