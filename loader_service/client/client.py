@@ -61,6 +61,7 @@ class LoaderClient:
         if self._description is not None:
             return self._description
         deadline = time.monotonic() + self._options.unavailable_timeout_s
+        failures: dict[str, str] = {}
         while True:
             # Clients that were refused together come back apart.
             until = min(time.monotonic() + _RETRY_INTERVAL_S * random.uniform(1.0, 2.0), deadline)
@@ -72,9 +73,11 @@ class LoaderClient:
                     expect_same_stream(target, other, description, of=first_target)
                 self._description = description
                 return description
+            failures |= {target: str(answer.exception()) for answer, target in answers.items() if answer.done()}
             if time.monotonic() >= deadline:
                 names = ",".join(self._targets)
-                reasons = "; ".join(map(_reason_of, answers, answers.values())) or f"no address for {names}"
+                reasons = "; ".join(failures.get(target, f"{target}: has not answered") for target in answers.values())
+                reasons = reasons or f"no address for {names}"
                 raise ServiceUnavailableError(
                     f"expected a loader at {names}, found none in {self._options.unavailable_timeout_s:g} s: {reasons}"
                 )
@@ -171,7 +174,3 @@ def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dic
             elif not isinstance(error, OverloadedError | ServiceUnavailableError):
                 raise error
     return found
-
-
-def _reason_of(answer: "Future[Description]", target: str) -> str:
-    return str(answer.exception()) if answer.done() else f"{target}: has not answered"

@@ -43,14 +43,15 @@ def serve(config: ServeConfig) -> int:
     except ValueError as error:
         raise InvalidRequestError(str(error)) from None
     processes, threads = _numbers(config)
-    log.info("%s", summary(found, processes, threads))
+    decided = summary(found, processes, threads)
     if processes == 1:
-        return _serve_one(config)
+        return _serve_one(config, lambda: log.info("%s", decided))
     # What is wrong for all is said once, here.
     with Store(config.store):
         _credentials(config)
     if config.token_file is not None:
         TokenFile(config.token_file)
+    log.info("%s", decided)
     configs = [_nth(config, number) for number in range(processes)]
     return supervise(configs, _serve_one, config.drain_s, user_errors=(LoaderError, StoreError, OSError))
 

@@ -95,7 +95,7 @@ def secured(
 
 def describe(target: str, security: Security) -> int:
     """Number of classes, as seen with ``security``."""
-    options = ClientOptions(unavailable_timeout_s=0.6, security=security)
+    options = ClientOptions(unavailable_timeout_s=4.0, security=security)
     with LoaderClient([target], options) as client:
         return len(client.describe().classes)
 
