@@ -14,6 +14,7 @@ from commandline.program import EXIT_INTERRUPTED
 from commandline.stopping import StopRequests
 from loader_service.client import LoaderError, ServiceUnavailableError
 from loader_service.commands.config import ServeConfig
+from loader_service.commands.memory import available_bytes, expectation
 from loader_service.commands.supervise import supervise
 from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import keep_freed_memory
@@ -61,6 +62,7 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             message_bytes=config.message_bytes,
             cache_bytes=config.cache_bytes,
             share_bytes=config.share_bytes,
+            read_ahead_bytes=config.read_ahead_bytes,
             metrics=metrics,
         ) as pipeline,
     ):
@@ -87,6 +89,8 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             print(f"serving {config.store} on {address}\n", end="", flush=True)
         on_ready()
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
+        with suppress(OSError):  # macOS does not say how much memory there is
+            log.info("%s", expectation(store.manifest, available_bytes()))
         stop.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_s)
         try:
