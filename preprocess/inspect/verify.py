@@ -109,11 +109,11 @@ def _check_shard(path: Path, split: str, number: int, decode_all: bool) -> _Shar
     """Checks one shard. Runs in a process of the pool."""
     store = _open_store(path)
     reader = store.split(split)
-    try:
-        with left_as_found(path / reader.info.shards[number].file):
+    with left_as_found(path / reader.info.shards[number].file):
+        try:
             return _check_records(store, reader, number, decode_all)
-    finally:
-        reader.close()
+        finally:
+            reader.close()
 
 
 def _check_records(store: Store, reader: SplitReader, number: int, decode_all: bool) -> _ShardCheck:

@@ -7,7 +7,6 @@ import ctypes
 import errno
 import mmap
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,7 @@ import numpy as np
 # A kernel reads no more than a device's read-ahead for one request, 128 KB where nobody has changed it.
 _REQUEST_BYTES = 1 << 17
 _PAGE_BYTES = 4096
-# Where the kernel does not say whether it had bytes in memory: to copy a record takes less, to wait for a disk more.
-_LONGEST_COPY_S = 0.001
+_ONE_BYTE = [bytearray(1)]  # what is read there is of no interest
 
 
 def read_no_further(descriptor: int) -> None:
@@ -40,27 +38,23 @@ def will_need(descriptor: int, extents: Iterable[tuple[int, int]]) -> None:
             os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_WILLNEED)
 
 
-def read_into(descriptor: int, buffer: memoryview, offset: int) -> tuple[int, float]:
-    """Fills ``buffer`` from a file, or up to its end. Returns the number of bytes and how long it waited for the disk:
-    0 where the kernel had them all in memory.
+def is_cached(descriptor: int, offset: int, size_bytes: int) -> bool | None:
+    """Whether the kernel has bytes of a file in memory: the last of each request for them, since they come together.
+    None where the system does not say. Raises EOFError when the file ends before.
     """
-    num_read, is_known = 0, False
-    if hasattr(os, "RWF_NOWAIT"):
-        try:
-            num_read = os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT)
-            is_known = True
-        except BlockingIOError:
-            is_known = True
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-    if num_read == len(buffer):
-        return num_read, 0.0
-    started = time.perf_counter()
-    while num_read < len(buffer) and (size_bytes := _read(descriptor, buffer[num_read:], offset + num_read)):
-        num_read += size_bytes
-    elapsed_s = time.perf_counter() - started
-    return num_read, elapsed_s if is_known or elapsed_s > _LONGEST_COPY_S else 0.0
+    if not hasattr(os, "RWF_NOWAIT"):
+        return None
+    try:
+        for end in range(offset + size_bytes, offset, -_REQUEST_BYTES):
+            if not os.preadv(descriptor, _ONE_BYTE, end - 1, os.RWF_NOWAIT):
+                raise EOFError
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return None
+    return True
 
 
 @contextmanager
@@ -91,14 +85,6 @@ def absent(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
     borders = np.flatnonzero(is_absent[1:] != is_absent[:-1]) * mmap.PAGESIZE
     for begin, end in borders.reshape(-1, 2).tolist():
         yield begin, end - begin
-
-
-def _read(descriptor: int, buffer: memoryview, offset: int) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], offset)
-    content = os.pread(descriptor, len(buffer), offset)
-    buffer[: len(content)] = content
-    return len(content)
 
 
 def _merged(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -78,12 +78,10 @@ class Reads:
         self.wait_s = 0.0
         self._lock = threading.Lock()
 
-    def add(self, num_bytes: int, wait_s: float) -> None:
+    def add_wait(self, wait_s: float) -> None:
         with self._lock:
-            self.num_bytes += num_bytes
-            if wait_s:
-                self.num_waits += 1
-                self.wait_s += wait_s
+            self.num_waits += 1
+            self.wait_s += wait_s
 
 
 class SplitReader:
@@ -97,10 +95,9 @@ class SplitReader:
         self._ends = list(accumulate(shard.num_images for shard in info.shards))
         self._files: dict[int, ShardFile] = {}
         self._lock = threading.Lock()
-        self._local = threading.local()
 
     def read(self, index: int) -> tuple[int, memoryview]:
-        """The label and image bytes of record ``index``; the view is valid until this thread's next read of the split.
+        """The label and image bytes of record ``index``; the view stays valid.
 
         Raises DamagedRecordError, naming shard and key, when the record's checksum does not hold, or when the shard has
         become shorter since it was opened.
@@ -141,12 +138,10 @@ class SplitReader:
                 self._files.popitem()[1].close()
 
     def _record(self, file: ShardFile, position: int) -> memoryview:
-        size_bytes = file.size_of(position)
-        buffer: memoryview | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < size_bytes:
-            buffer = self._local.buffer = memoryview(bytearray(size_bytes))
-        record, wait_s = file.read(position, buffer)
-        self._reads.add(len(record), wait_s)
+        record, wait_s = file.read(position)
+        self._reads.num_bytes += len(record)  # no lock: a count now and then lost costs less
+        if wait_s:
+            self._reads.add_wait(wait_s)
         return record
 
     def _file(self, shard: int) -> ShardFile:
@@ -202,7 +197,7 @@ def _read_statistics(path: Path, manifest: Manifest) -> Statistics:
 def _allow_open_files(path: Path, num_shards: int) -> None:
     """Raises the process's limit of open files where the store's shards do not fit: ImageNet's 1,300 are over the
     usual 1,024. Raises StoreError when the system does not allow it."""
-    needed = num_shards + _OTHER_OPEN_FILES
+    needed = 2 * num_shards + _OTHER_OPEN_FILES  # Python's mapping of a file holds it open a second time
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

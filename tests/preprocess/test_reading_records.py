@@ -99,16 +99,16 @@ def test_a_damaged_index_is_an_error_and_no_other_record(tmp_path: Path) -> None
 def test_the_kernel_reads_the_records_that_were_asked_for_and_no_more(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store", num_train=64, num_val=1, images_per_shard=64, side=128, encoding="raw")
     shard = path / "shards/train-00000.lmdb"
+    drop(shard)
     with Store(path) as store:
         reader = store.split("train")
-        reader.read(0)
-        drop(shard)
         asked = reader.will_need([3, 4, 30, 60])
         assert asked == 4 * (128 * 128 * 3 + 16)
         deadline = time.monotonic() + 30
         while resident_bytes(shard) < asked and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert asked <= resident_bytes(shard) <= asked + 4 * 2 * 4096
+        index_bytes = 5 * 4096  # two heads, and three pages or fewer
+        assert asked <= resident_bytes(shard) <= asked + 4 * 2 * 4096 + index_bytes
         num_waits = store.reads.num_waits
         reader.read(30)
         assert store.reads.num_waits == num_waits
@@ -116,7 +116,7 @@ def test_the_kernel_reads_the_records_that_were_asked_for_and_no_more(tmp_path: 
         for index in range(31, 60):
             reader.read(index)
         assert store.reads.num_waits > num_waits
-        assert resident_bytes(shard) <= 33 * (asked // 4 + 2 * 4096)
+        assert resident_bytes(shard) <= 32 * (asked // 4 + 2 * 4096) + index_bytes
 
 
 def test_verify_leaves_the_page_cache_as_it_found_it(tmp_path: Path) -> None:
