@@ -83,7 +83,7 @@ def _from_planes() -> Callable[[bytes | UInt8, int, int, int], UInt8]:
 
     def load(stored: bytes | UInt8, top: int, left: int, size: int) -> UInt8:
         assert isinstance(stored, bytes)
-        return decoder.decode_window(memoryview(stored), top, left, size)
+        return decoder.decode_window(memoryview(stored), top, left, size, size)
 
     return load
 

@@ -117,6 +117,8 @@ class LoaderClient:
             raise InvalidRequestError(
                 f"batch_size: expected at most {description.limits.max_batch_size}, found {spec.batch_size}"
             )
+        if spec.is_resized and not description.resize_version:
+            raise InvalidRequestError("view: expected a service that has resized_crop, found one that is older")
         if not 0 <= step < steps_per_epoch:
             raise InvalidRequestError(f"step: expected 0 to {steps_per_epoch - 1}, found {step}")
         stream = BatchStream(

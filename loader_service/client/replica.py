@@ -22,7 +22,7 @@ from loader_service.wire.errors import (
     ServiceUnavailableError,
 )
 from loader_service.wire.translate import description_from_response
-from loader_service.wire.types import Description
+from loader_service.wire.types import Description, View
 
 _SERVICE = "/loader_service.v1.LoaderService/"
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
@@ -140,10 +140,14 @@ def _files_may_come_back(target: str) -> Iterator[None]:
         raise ServiceUnavailableError(f"{target}: cannot be asked: {error}") from None
 
 
-def expect_same_stream(target: str, found: Description, expected: Description, *, of: str = "") -> None:
-    """Raises MismatchError unless ``target`` serves the same bytes as ``expected``, which is the description ``of``
-    another."""
-    for name in ("fingerprint", "pipeline_version"):
-        here, there = getattr(found, name), getattr(expected, name)
+def expect_same_stream(
+    target: str, found: Description, expected: Description, *, of: str = "", view: View = "train"
+) -> None:
+    """Raises MismatchError unless ``target`` serves the same bytes of ``view`` as ``expected``, which is the
+    description ``of`` another."""
+    for name, here, there in (
+        ("fingerprint", found.fingerprint, expected.fingerprint),
+        ("pipeline_version", found.version_for(view), expected.version_for(view)),
+    ):
         if here != there:
             raise MismatchError(f"{target}: {name}: expected {there}{of and f', as {of} has'}, found {here}")

@@ -9,6 +9,7 @@ from commandline.logs import LogFormat
 from loader_service.client import Limits, StreamSpec, View
 from loader_service.commands.connect import ConnectConfig
 from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
+from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE
 
 _MAX_COUNT = 2**31 - 1
 _MAX_UINT32 = 2**32 - 1
@@ -184,6 +185,21 @@ class StreamConfig(AskConfig):
         default=0.1, metadata=option("deviation of the colour draw; 0 turns it off", least=0, most=10)
     )
 
+    scale: tuple[float, ...] = field(
+        default=DEFAULT_SCALE,
+        metadata=option("view resized_crop: least and most area of a window, as part of the image's", metavar="X,X"),
+    )
+    ratio: tuple[float, ...] = field(
+        default=DEFAULT_RATIO,
+        metadata=option("view resized_crop: least and most width of a window by its height", metavar="X,X"),
+    )
+    mirror: bool = field(default=True, metadata=option("mirror half of the crops that are drawn"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with named("--scale or --ratio"):
+            self.spec  # noqa: B018  # raises for two numbers that are none
+
     @property
     def spec(self) -> StreamSpec:
         return StreamSpec(
@@ -195,6 +211,9 @@ class StreamConfig(AskConfig):
             batch_size=self.batch_size,
             colour_std=self.colour_std,
             drop_last=False,
+            scale=self.scale,  # type: ignore[arg-type]  # checked there: two numbers
+            ratio=self.ratio,  # type: ignore[arg-type]
+            mirror=self.mirror,
         )
 
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 from loader_service.pipeline.pipeline import Pipeline
+from loader_service.pipeline.resized_crop import resize_digest
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.errors import InvalidRequestError, MismatchError
 from loader_service.wire.translate import COLOUR_SCALES, PIXEL_FORMATS, VIEWS, range_from_request
@@ -26,6 +27,7 @@ def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "")
         limits=limits,
         cpu_s=time.process_time(),
         shared_memory_socket=shared_memory_socket,
+        resize_version=resize_digest(),
     )
 
 
@@ -35,7 +37,9 @@ def step_range(request: pb.StreamBatchesRequest, pipeline: Pipeline, limits: Lim
     Raises MismatchError for another store or pipeline, InvalidRequestError for anything out of range.
     """
     _expect_same("fingerprint", pipeline.store.fingerprint, request.fingerprint)
-    _expect_same("pipeline_version", pipeline.version, request.pipeline_version)
+    is_resized = request.view == pb.VIEW_RESIZED_CROP
+    version = f"{pipeline.version}.{resize_digest()}" if is_resized else pipeline.version
+    _expect_same("pipeline_version", version, request.pipeline_version)
     splits = pipeline.store.manifest.splits
     if request.split not in splits:
         raise InvalidRequestError(f"split: expected one of {', '.join(splits)}, found {request.split[:64]!r}")
@@ -58,7 +62,10 @@ def step_range(request: pb.StreamBatchesRequest, pipeline: Pipeline, limits: Lim
     _expect_between("last_step", request.last_step, 1, num_steps)
     _expect_between("first_step", request.first_step, 0, request.last_step - 1)
     _expect_between("last_step - first_step", request.last_step - request.first_step, 1, limits.max_steps)
-    steps = range_from_request(request)
+    try:
+        steps = range_from_request(request)
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from None
     return replace(steps, spec=replace(steps.spec, crop_size=crop_size), slice_end=slice_end)
 
 
