@@ -79,7 +79,8 @@ def test_resized_crops(loader_target: str) -> None:
     whole = epoch_of(loader)
     assert whole[0][0].shape == (16, 3, 32, 32)
     state = loader.state_dict()
-    for name, value in {"scale": (0.5, 1.0), "ratio": (1.0, 1.0), "mirror": False}.items():
+    others: dict[str, Any] = {"scale": (0.5, 1.0), "ratio": (1.0, 1.0), "mirror": False}
+    for name, value in others.items():
         other = RemoteLoader(loader_target, **options, **{name: value})
         assert not torch.equal(next(iter(other))[0], whole[0][0])
         with pytest.raises(ValueError, match=f"{name}: the state has"):
