@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -25,6 +26,27 @@ from loader_service.client import Batch, ClientOptions, LoaderClient, PixelForma
 from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE, check_epoch
 
 Transform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Finish(torch.nn.Module):
+    """uint8 images to what a network takes: ``pixel - mean + shift``, float32, bit for bit what the service would send.
+
+    For those who ask for uint8 (``pixel_format="uint8"``, or a ``LoaderClient``), and may want to compile it. The mean
+    is the centre ``crop_size x crop_size`` of ``mean_image`` [side, side, 3], RGB, for every crop.
+    """
+
+    mean: torch.Tensor
+
+    def __init__(self, mean_image: npt.NDArray[np.float32], crop_size: int) -> None:
+        super().__init__()
+        begin = (len(mean_image) - crop_size) // 2
+        crop = mean_image[begin : begin + crop_size, begin : begin + crop_size].copy()
+        self.register_buffer("mean", torch.from_numpy(crop).movedim(-1, 0), persistent=False)
+
+    def forward(self, images: torch.Tensor, colour_shifts: torch.Tensor) -> torch.Tensor:
+        """``images`` uint8 [N, 3, H, W] or [N, 10, 3, H, W], ``colour_shifts`` float32 [N, 3]; of the images' shape."""
+        shifts = colour_shifts.reshape(len(images), *[1] * (images.dim() - 4), 3, 1, 1)
+        return images.to(torch.float32) - self.mean + shifts
 
 
 class _Position(NamedTuple):
@@ -35,9 +57,10 @@ class _Position(NamedTuple):
 class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     """Iterates over one epoch at a time: ``(images, labels)``, the labels int64 [N].
 
-    Images are float32 [N, 3, H, W] (``pixel_format="float32"``, the default: centred on the mean image, with the colour
-    shift of the train view added) or uint8 [N, 3, H, W] as stored; both channels_last in memory. ``ten_crop`` gives
-    [N, 10, 3, H, W].
+    Images are float32 [N, 3, H, W], centred on the mean image, with the colour shift of the train view added. They are
+    sent as uint8, a quarter of the bytes, and finished here, on ``device`` (default: the CPU), where labels are copied
+    too. ``pixel_format="float32"`` has the service finish them, to the same values; ``"uint8"`` leaves them as stored.
+    All are channels_last in memory. ``ten_crop`` gives [N, 10, 3, H, W].
 
     ``rank`` and ``world_size`` go together and default to torch.distributed's, if it is initialised, and then to
     torchrun's environment; ``batch_size`` is this process's own, as in a DataLoader. Each iteration is of the next
@@ -66,7 +89,8 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         scale: tuple[float, float] = DEFAULT_SCALE,
         ratio: tuple[float, float] = DEFAULT_RATIO,
         mirror: bool = True,
-        pixel_format: PixelFormat = "float32",
+        pixel_format: PixelFormat | None = None,
+        device: torch.device | str | None = None,
         pin_memory: bool = False,
         transform: Transform | None = None,
         rank: int | None = None,
@@ -89,14 +113,18 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             scale=scale,
             ratio=ratio,
             mirror=mirror,
-            pixel_format=pixel_format,
+            pixel_format=pixel_format or "uint8",
         )
+        self._is_finished_here = pixel_format is None
+        self._finish: Finish | None = None
+        """Made when the mean image is known."""
+        self._device = None if device is None else torch.device(device)
         self.batch_size = batch_size
         self._connect = target.split(","), options
         self._client = LoaderClient(*self._connect)
         if pin_memory and not torch.cuda.is_available():
             warnings.warn("pin_memory: expected a GPU, found none: batches come in ordinary memory", stacklevel=2)
-        self._allocate = _pinned if pin_memory and torch.cuda.is_available() else None
+        self._allocate = pinned_array if pin_memory and torch.cuda.is_available() else None
         self._transform = transform
         self._next = _Position(0, 0)
         """Where the next iteration starts."""
@@ -108,7 +136,7 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         """Stands for the iteration that began last."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_client": None, "_latest": None}
+        return self.__dict__ | {"_client": None, "_latest": None, "_finish": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -192,10 +220,10 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             "global_batch_size": spec.batch_size,
             "drop_last": spec.drop_last,
             "colour_std": spec.colour_std,
-            "pixel_format": spec.pixel_format,
             "scale": list(spec.scale),
             "ratio": list(spec.ratio),
             "mirror": spec.mirror,
+            "pixel_format": "float32" if self._is_finished_here else spec.pixel_format,
             "fingerprint": description.fingerprint,
             "pipeline_version": description.version_for(spec.view),
         }
@@ -223,9 +251,20 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     def _tensors(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.from_numpy(batch.images).movedim(-1, -3)
         labels = torch.from_numpy(batch.labels)
+        shifts = torch.from_numpy(batch.colour_shifts)
+        if self._device is not None:
+            images, labels, shifts = (each.to(self._device, non_blocking=True) for each in (images, labels, shifts))
+        if self._is_finished_here:
+            images = self._finished(images, shifts)
         if self._transform is not None:
             return self._transform(images, labels)
         return images, labels
+
+    def _finished(self, images: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+        if self._finish is None:
+            self._finish = Finish(self._client.describe().mean_image, images.shape[-1]).to(self._device)
+        finished: torch.Tensor = self._finish(images, shifts)
+        return finished
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -241,7 +280,7 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return int(found[0] or 0), int(found[1] or 1)
 
 
-def _pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+def pinned_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     """An array in page-locked memory, which a GPU copies from without waiting."""
     kind = torch.float32 if np.dtype(dtype) == np.float32 else torch.uint8
     return torch.empty(shape, dtype=kind, pin_memory=True).numpy()

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 
 import pytest
 
@@ -37,11 +36,9 @@ def test_waits_no_longer_than_asked() -> None:
 def test_a_signal_that_another_thread_gets_ends_the_wait() -> None:
     """The kernel gives a signal to any thread that does not block it; Python's handlers run on the main one."""
     with StopRequests() as stop:
-        began = time.monotonic()
         thread = threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
         thread.start()
-        assert stop.wait(30)
-        assert time.monotonic() - began < 20
+        assert stop.wait()  # without end, if nothing wakes it
         thread.join()
     assert stop.received is signal.SIGTERM
 

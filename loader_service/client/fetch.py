@@ -17,28 +17,28 @@ from loader_service.wire.errors import InvalidRequestError, ServiceUnavailableEr
 from loader_service.wire.translate import range_to_request
 from loader_service.wire.types import Batch, Description, StreamSpec
 
-_PROBE_TIMEOUT_S = 2.0
-
 
 class Fetcher:
-    """Fetches from one replica over one connection; one request at a time, for one thread.
+    """Fetches from one replica, which described itself as ``found``, over one connection; one request at a time, for
+    one thread.
 
-    Making one asks the replica what it serves. It raises MismatchError when that is not what ``description`` says,
-    InvalidRequestError when ``transport`` is ``shm`` and there is none to be had, and other LoaderErrors when the
-    replica does not answer. The connection stays the caller's.
+    Making one raises MismatchError when ``found`` is not what ``description`` says, and InvalidRequestError when
+    ``transport`` is ``shm`` and there is none to be had. The connection stays the caller's.
     """
 
     def __init__(
         self,
         connection: Connection,
         *,
+        found: Description,
         spec: StreamSpec,
         description: Description,
         allocate: Allocate,
         transport: Transport,
+        copy: bool,
     ) -> None:
         self._connection, self._spec, self._description, self._allocate = connection, spec, description, allocate
-        found = connection.describe(_PROBE_TIMEOUT_S)
+        self._copy = copy
         expect_same_stream(connection.target, found, description, view=spec.view)
         self._is_needed = transport == "shm"
         self.session = None if transport in ("grpc", "grpcio") else self._attach(found)
@@ -58,7 +58,12 @@ class Fetcher:
         request = range_to_request(self._spec.steps(first_step, last_step, epoch=epoch), self._description)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(
-            call, range(first_step, last_step), Assembly(self._allocate), self.session, self._connection.target
+            call,
+            range(first_step, last_step),
+            Assembly(self._allocate),
+            self.session,
+            self._connection.target,
+            copy=self._copy,
         )
 
     def leave_unused_session(self, fetch: "Fetch") -> None:
@@ -95,8 +100,11 @@ class Fetch(Iterator[Batch]):
         assembly: Assembly,
         session: SharedMemorySession | None,
         target: str,
+        *,
+        copy: bool,
     ) -> None:
         self._call, self._assembly, self._session, self._target = call, assembly, session, target
+        self._copies = copy
         self._steps = iter(steps)
         self._num_before = self._num_seen = 0
         self.num_batches = 0
@@ -147,6 +155,10 @@ class Fetch(Iterator[Batch]):
             part = _header_of(message)
             self.num_messages += 1
             self.num_slots += bool(part.slot)
+            if self._session is not None and not self._copies and part.is_whole_step:
+                lent = self._session.lend(part.slot, part.generation, part.num_pixel_bytes) if part.slot else None
+                if lent is not None:
+                    return self._assembly.adopt(part, lent)
             pixels = self._assembly.room_for(part)
             if not part.slot:
                 message.read_into(pixels, part.pixels_at)

@@ -115,6 +115,10 @@ class Connection:
             translated.retry_after_s = int(hint) / 1000 if hint.isdigit() else 0.0
         return translated
 
+    def cancel(self) -> None:
+        """Breaks a question or a stream that is under way off, from any thread."""
+        self._calls.cancel()
+
     def close(self) -> None:
         self._calls.close()
 

@@ -42,11 +42,9 @@ log = logging.getLogger(__name__)
 
 SERVICE = "loader_service.v1.LoaderService"
 _MAX_REQUEST_BYTES = 64 * 1024
-_REQUEST_TIMEOUT_S = 5.0
-"""For a call's request to follow its headers."""
 _RETRY_AFTER_MS = 200
-_MAX_DESCRIBES, _MAX_DESCRIBES_PER_IDENTITY = 192, 128
-"""Answers of 0.8 MB, until their readers take them. A client asks whenever it connects, and a host has many clients."""
+_MAX_DESCRIBES = 192
+"""Answers of 0.8 MB, until their readers take them."""
 _DRAIN_POLL_S = 0.05
 _FLUSH_S = 0.2
 """For the last messages and the status of streams that have just ended to be written."""
@@ -69,6 +67,8 @@ class LoaderServer:
 
     ``address`` is ``host:port`` (port 0 takes a free one; see ``port``) or ``unix:PATH``. Clients are asked to connect
     anew after about ``max_connection_age_s`` (None: never), so that behind a balancer new replicas get some of them.
+    A call's request must follow its headers within ``request_timeout_s``. A client asks for a description whenever it
+    connects, and a host has many clients: ``max_describes_per_identity`` of one are answered at once.
     The pipeline stays the caller's to close, after ``stop``.
     """
 
@@ -84,13 +84,15 @@ class LoaderServer:
         reflection: bool = False,
         shared_memory: bool = True,
         max_connection_age_s: float | None = None,
+        request_timeout_s: float = 5.0,
+        max_describes_per_identity: int = 128,
     ) -> None:
         _check_address(address)
         self._pipeline = pipeline
         self._limits = limits
         self._streams = Admission("streams", total=limits.max_streams, per_identity=limits.max_streams_per_identity)
-        self._describes = Admission("descriptions", total=_MAX_DESCRIBES, per_identity=_MAX_DESCRIBES_PER_IDENTITY)
-        self._reader = RequestReader(_REQUEST_TIMEOUT_S)
+        self._describes = Admission("descriptions", total=_MAX_DESCRIBES, per_identity=max_describes_per_identity)
+        self._reader = RequestReader(request_timeout_s)
         self._health = Health(self._reader, [SERVICE])
         self._tokens = tokens
         self._metrics = metrics or Metrics()

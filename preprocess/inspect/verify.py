@@ -11,20 +11,15 @@ from functools import lru_cache, reduce
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from commandline import Progress, write_line
 from preprocess.config import VerifyConfig
 from preprocess.errors import DamagedRecordError
-from preprocess.images.decode import UnusableImageError, decode
-from preprocess.images.resize import planes_of
-from preprocess.images.statistics import PartialStatistics, StatisticsAccumulator, finish
-from preprocess.images.yuv420 import yuv420_to_rgb
-from preprocess.inspect.pictures import spread
-from preprocess.job.shard import STATISTICS_SPLIT
-from preprocess.job.sidecar import file_digest, read_partial, read_sidecar
-from preprocess.store.format import ContentDigest, ImageSpec, Statistics
-from preprocess.store.reader import SplitReader, Store
+from preprocess.images.statistics import StatisticsAccumulator, finish
+from preprocess.images.stored import stored_pixels
+from preprocess.store.format import STATISTICS_SPLIT, ContentDigest, ImageSpec, Statistics
+from preprocess.store.reader import SplitReader, Store, spread
+from preprocess.store.sidecar import PartialStatistics, file_digest, read_partial, read_sidecar
 
 _SAMPLED_PER_SHARD = 64
 _MAX_LISTED = 20
@@ -155,27 +150,13 @@ def _check_records(store: Store, reader: SplitReader, number: int, decode_all: b
             problems.append(f"{where}: expected a label in [0, {num_classes}), found {label}")
         if position in decoded:
             try:
-                accumulator.add(_planes(bytes(image), spec))
-            except (UnusableImageError, ValueError) as error:
+                accumulator.add(tuple(stored_pixels(bytes(image), spec).transpose(2, 0, 1)))
+            except ValueError as error:
                 problems.append(f"{where}: {error}")
     problems += _check_whole(store.path, reader, number, digest, bool(problems))
     if decode_all and reader.name == STATISTICS_SPLIT and not problems:
         problems += _check_partial(store.path, Path(info.file).stem, accumulator.result(), spec)
     return _ShardCheck(num_images=info.num_images, num_decoded=len(decoded), problems=tuple(problems))
-
-
-def _planes(image: bytes, spec: ImageSpec) -> Sequence[npt.NDArray[np.uint8]]:
-    """Red, green and blue of a record's image. Raises ValueError when it is of another size."""
-    if spec.encoding == "raw":
-        if len(image) != spec.raw_size_bytes:
-            raise ValueError(f"expected {spec.raw_size_bytes:,} bytes, found {len(image):,}")
-        return tuple(np.frombuffer(image, np.uint8).reshape(spec.side, spec.side, 3).transpose(2, 0, 1))
-    if spec.encoding == "yuv420":
-        return tuple(yuv420_to_rgb(image, spec.side).transpose(2, 0, 1))
-    decoded = decode(image)
-    if decoded.size != (spec.side, spec.side):
-        raise ValueError(f"expected {spec.side} x {spec.side} pixels, found {decoded.width} x {decoded.height}")
-    return planes_of(decoded)
 
 
 def _check_partial(path: Path, stem: str, found: PartialStatistics, spec: ImageSpec) -> list[str]:

@@ -165,6 +165,11 @@ class SplitReader:
             return self._environments[shard]
 
 
+def spread(size: int, count: int) -> list[int]:
+    """At most ``count`` indices evenly over ``[0, size)``."""
+    return [index * size // min(size, count) for index in range(min(size, count))]
+
+
 def _read_manifest(path: Path) -> Manifest:
     manifest = path / MANIFEST_NAME
     try:

@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 from tests.deploy.test_trainer_metrics import scrape
 from tests.stores import make_store
 from tests.trainer.runs import NETWORK, SHORT
+from tests.waiting import wait_until
 
 COMMAND = Path(__file__).parents[2] / "deploy/local/cluster"
 BIN = Path(sys.executable).parent
@@ -58,13 +57,6 @@ def processes(folder: Path) -> dict[str, int]:
         else:
             found[Path(words[1] if "python" in words[0] else words[0]).name] = int(entry.name)
     return found
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 45
-    while not true():
-        assert time.monotonic() < deadline, f"expected {what}"
-        time.sleep(0.2)
 
 
 def wait_until_replaced(folder: Path, name: str, old: int) -> None:

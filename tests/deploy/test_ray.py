@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from loader_service.commands.digest import StreamDigest
 from tests.conftest import serving
 from tests.processes import free_port
 from tests.stores import make_store
+from tests.waiting import wait_until
 
 SCRIPT = Path(__file__).parents[2] / "deploy/ray/serve.py"
 SPEC = StreamSpec(seed=5, batch_size=8)
@@ -98,10 +98,7 @@ def test_a_node_dies_under_a_client(cluster: Any, tmp_path: Path) -> None:
         assert digest([address]) == expected
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, process.stderr.read()
-    deadline = time.monotonic() + 20
-    while any(_answers(target) for target in targets):
-        assert time.monotonic() < deadline, "a replica outlived its actor"
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(_answers, targets)), "replicas to end with their actors")
 
 
 def _place(lines: IO[str] | None) -> tuple[str, str]:

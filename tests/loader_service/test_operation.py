@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from loader_service.__main__ import main
@@ -32,13 +33,7 @@ from preprocess.store import Store
 from tests.conftest import LIMITS
 from tests.processes import LoaderProcess, free_port
 from tests.stores import make_store
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)
+from tests.waiting import wait_until
 
 
 def read_metrics(port: int) -> dict[str, float]:
@@ -308,23 +303,19 @@ def test_several_clients_of_one_stream_share_the_work(tmp_path: Path, transport:
         LoaderServer(pipeline, "127.0.0.1:0", LIMITS, metrics=metrics) as server,
     ):
         target = f"127.0.0.1:{server.port}"
-        streams: list[list[bytes]] = [[] for _ in range(4)]
-        barrier = threading.Barrier(4)
-
-        def read(into: list[bytes]) -> None:
-            with LoaderClient([target], ClientOptions(transport=transport)) as client:
-                client.describe()
-                barrier.wait(10)
-                with client.stream(StreamSpec(batch_size=20), num_epochs=2) as stream:
-                    into.extend(batch.images.tobytes() for batch in stream)
-
-        readers = [threading.Thread(target=read, args=(into,)) for into in streams]
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join(60)
+        num_steps = 0
+        with ExitStack() as stack:
+            clients = [
+                stack.enter_context(LoaderClient([target], ClientOptions(transport=transport))) for _ in range(4)
+            ]
+            streams = [
+                stack.enter_context(client.stream(StreamSpec(batch_size=20), num_epochs=2)) for client in clients
+            ]
+            for first, *others in zip(*streams, strict=True):  # so that none is further ahead than its window
+                assert all(np.array_equal(first.images, other.images) for other in others)
+                num_steps += 1
         sent, made = (metrics.registry.get_sample_value(f"alexnet_loader_{n}_seconds_count") for n in ("wait", "make"))
-    assert all(len(stream) == 40 and stream == streams[0] for stream in streams)
+    assert num_steps == 40
     assert sent is not None
     assert made is not None
     assert made < sent / 2, f"{made} messages were made for {sent} sent"

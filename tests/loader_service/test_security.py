@@ -155,11 +155,10 @@ def test_tokens(tiny_store: Path, tmp_path: Path) -> None:
             assert check(b"", timeout=5) == b"\x08\x01"
 
 
-def test_tokens_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loader_service.server.tokens._CHECK_INTERVAL_S", 0.0)
+def test_tokens_are_read_again(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("old\n")
-    tokens = TokenFile(path)
+    tokens = TokenFile(path, check_interval_s=0.0)
     assert tokens.identify("Bearer old") is not None
     path.write_text("new-token\n")
     assert tokens.identify("Bearer old") is None

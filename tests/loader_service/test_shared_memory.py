@@ -6,11 +6,10 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from loader_service.client import (
@@ -23,11 +22,12 @@ from loader_service.client import (
     View,
 )
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
-from loader_service.commands.digest import epoch_digest
+from loader_service.commands.digest import StreamDigest, epoch_digest
 from loader_service.pipeline.slots import SlotPool
 from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from tests.processes import LoaderProcess, loader_processes
 from tests.stores import make_store
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="shared memory needs Linux")
 
@@ -50,13 +50,6 @@ def memory_files(pid: int) -> int:
         with suppress(FileNotFoundError):  # closed since it was listed
             count += "memfd:alexnet-loader" in os.readlink(f"/proc/{pid}/fd/{descriptor}")
     return count
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"waited 20 s for {what}"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +77,6 @@ def test_server_is_killed(store: Path) -> None:
         options = ClientOptions(transport="shm", stall_timeout_s=1.0)
         spec = StreamSpec(batch_size=32, drop_last=False)
         with LoaderClient(targets, options) as client, client.stream(spec, epoch=1) as stream:
-            from loader_service.commands.digest import StreamDigest
-
             found = StreamDigest()
             for number, batch in enumerate(stream):
                 found.add(batch)
@@ -172,7 +163,8 @@ def test_a_client_that_breaks_the_protocol_is_dropped() -> None:
                 session.pixels(slot.number, 7, 3)
             with pytest.raises(ValueError, match="there is none such"):
                 session.pixels(99, 1, 3)
-            session._socket.sendall(b"\xff" * 16)
+            for _ in range(2):  # the second time it is not the client's to give
+                session.release(slot.number, slot.generation)
             wait_until(lambda: server.session(session.token) is None, "the session to be ended")
             assert pool.acquire(lambda: True) is None
         with socket.socket(socket.AF_UNIX) as third, SharedMemorySession(server.name), SharedMemorySession(server.name):
@@ -209,3 +201,53 @@ def test_digest_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert len(found) == 1
     finally:
         replica.end()
+
+
+def test_batches_that_are_slots(store: Path) -> None:
+    """Without a copy: the same bytes, which stay what they are for as long as anyone has them, though the service goes
+    on, and ends; and the service has the slots back that nobody refers to any more."""
+    spec = StreamSpec(batch_size=32, drop_last=False)
+    before = memory_files(os.getpid())
+    options = ClientOptions(transport="shm", copy=False)
+    with loader_processes(store, 1) as replicas:
+        expected = digest([replicas[0].target], "grpc", spec)
+        with LoaderClient([replicas[0].target], options) as client:
+            with client.stream(spec, epoch=1) as stream:
+                held = [next(stream) for _ in range(30)]  # more than there are slots
+                is_lent = [not batch.images.flags.writeable for batch in held]
+                assert any(is_lent), "some are slots"
+                assert not all(is_lent), "and some were copied, or the service could not have gone on"
+                rest = list(stream)
+        replicas[0].send(signal.SIGKILL)
+        replicas[0].wait()
+        found = StreamDigest()
+        for batch in [*held, *rest]:
+            found.add(batch)
+        assert found.hexdigest() == expected
+        lent = next(batch.images for batch in held if not batch.images.flags.writeable)
+        with pytest.raises(ValueError, match="read-only"):
+            lent[:] = 0
+    del held, rest, batch, lent
+    wait_until(lambda: memory_files(os.getpid()) <= before, "this process to have unmapped everything")
+
+
+def test_slots_that_are_dropped_are_used_again(store: Path) -> None:
+    """A consumer that keeps nothing has every batch of four epochs without a copy."""
+    options = ClientOptions(transport="shm", copy=False, prefetch_steps=2, streams_per_replica=1, lease_steps=1)
+    with (
+        loader_processes(store, 1, "--threads", "4") as replicas,
+        LoaderClient([replicas[0].target], options) as client,
+    ):
+        with client.stream(StreamSpec(batch_size=32), num_epochs=4) as stream:
+            assert sum(not batch.images.flags.writeable for batch in stream) == 4 * 37
+
+
+@pytest.mark.parametrize("reason", ["a step is several messages", "the caller allocates"])
+def test_when_images_are_copied_all_the_same(store: Path, reason: str) -> None:
+    options = ClientOptions(transport="shm", copy=False)
+    message_bytes = "100KB" if reason == "a step is several messages" else "4.9MB"
+    allocate = np.empty if reason == "the caller allocates" else None
+    with loader_processes(store, 1, "--message-bytes", message_bytes) as replicas:
+        with LoaderClient([replicas[0].target], options) as client:
+            with client.stream(StreamSpec(batch_size=32), allocate=allocate) as stream:
+                assert all(batch.images.flags.writeable for batch in stream)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from preprocess.__main__ import main
-from preprocess.job.sidecar import read_partial, read_sidecar, write_partial, write_sidecar
 from preprocess.store.format import Encoding, shard_key
+from preprocess.store.sidecar import read_partial, read_sidecar, write_partial, write_sidecar
 from tests.preprocess.conftest import CLASS_IDS, store_files
 from tests.stores import relabel
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import struct
 import sys
 import zlib
 from html.parser import HTMLParser
@@ -12,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from preprocess.store import Store
 from tests.trainer.conftest import CPU_PAIR
 from tests.trainer.runs import train
 from trainer.__main__ import main
-from trainer.checkpoint import files as checkpoint
+from trainer.checkpoint import folder
 from trainer.checkpoint.saved_network import load_network
+from trainer.checkpoint.snapshot import load
+from trainer.data.crops import ten_crops
 from trainer.evaluate import score
 from trainer.evaluate_command import per_class_errors, worst_confusions
 from trainer.monitor.starvation import starvation_message
-from trainer.predict import read_square, ten_crops
+from trainer.predict import read_square
 from trainer.report.charts import Line, line_chart
 from trainer.report.pictures import filter_grid, png_bytes, thumbnails
 
@@ -142,19 +144,13 @@ def test_predict_without_an_imaging_library_says_what_to_install(
 def test_export_is_a_safetensors_file(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights.safetensors"
     assert main(["export", "--checkpoint", str(trained), "--out", str(out)]) == 0
-    content = out.read_bytes()
-    [length] = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    about = header.pop("__metadata__")
-    assert about["recipe"] == "convnet2012"
-    weights = checkpoint.load(checkpoint.find(trained)).weights
-    assert header.keys() == weights.keys() | {"mean_image"}
-    for name, value in weights.items():
-        entry = header[name]
-        begin, end = (8 + length + offset for offset in entry["data_offsets"])
-        found = np.frombuffer(content[begin:end], "<f4").reshape(entry["shape"])
-        np.testing.assert_array_equal(found, value.numpy())
-    assert max(entry["data_offsets"][1] for entry in header.values()) == len(content) - 8 - length
+    weights = load(folder.find(trained)).weights
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["recipe"] == "convnet2012"
+        assert set(file.keys()) == weights.keys() | {"mean_image"}
+        for name, value in weights.items():
+            assert torch.equal(file.get_tensor(name), value)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_evaluate_counts_every_image_once_and_averages_after_the_softmax(

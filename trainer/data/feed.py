@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loader_service.wire.types import Batch
+from loader_service.client import Batch
+from loader_service.torch_adapter import pinned_array
 
 POLL_S = 0.2
 """How often a waiting step looks whether it should stop."""
@@ -49,13 +50,8 @@ class _Copied:
 def allocator(devices: Sequence[torch.device]) -> Callable[[tuple[int, ...], np.dtype[Any]], Any]:
     """What the client should receive into: pinned memory when a GPU will read it, else ordinary memory."""
     if any(device.type == "cuda" for device in devices):
-        return _pinned
+        return pinned_array
     return np.empty
-
-
-def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    like = torch.from_numpy(np.empty(0, dtype))
-    return torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
 
 
 class Feed:
