@@ -3,7 +3,7 @@
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from typing import Self
@@ -16,10 +16,17 @@ from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Replica, expect_same_stream
 from loader_service.client.stream import BatchStream
 from loader_service.wire.addresses import check_target
-from loader_service.wire.errors import InvalidRequestError, OverloadedError, ServiceUnavailableError
+from loader_service.wire.errors import (
+    DataLossError,
+    InvalidRequestError,
+    LoaderError,
+    MismatchError,
+    OverloadedError,
+    ServiceUnavailableError,
+)
 from loader_service.wire.types import Description, StreamSpec, check_epoch
 
-_CPU_TIMEOUT_S = 5.0
+_QUESTION_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.2
 _COMPANY_S = 0.1
 """For other replicas to answer after the first, so that those which differ are an error at once, nearly always."""
@@ -136,12 +143,27 @@ class LoaderClient:
         self._streams.add(stream)
         return stream
 
+    def names(self, split: str, indices: Iterable[int]) -> tuple[str, ...]:
+        """The names that images had in their source, for indices in a split as batches have them.
+
+        Raises InvalidRequestError for those that it has not, and what ``describe`` raises.
+        """
+        fingerprint, wanted = self.describe().fingerprint, [int(index) for index in indices]
+        failure: LoaderError = ServiceUnavailableError(f"no address for {','.join(self._targets)}")
+        for replica in self._replicas().values():
+            try:
+                with replica.connect() as connection:
+                    return connection.names(fingerprint, split, wanted, _QUESTION_TIMEOUT_S)
+            except (DataLossError, MismatchError, OverloadedError, ServiceUnavailableError) as error:
+                failure = error  # another may answer
+        raise failure
+
     def server_cpu_s(self) -> float:
         """User and system time that the replicas which answer have used so far, together."""
         total = 0.0
         for replica in self._replicas().values():
             with replica.connect() as connection, suppress(OverloadedError, ServiceUnavailableError):
-                total += connection.describe(_CPU_TIMEOUT_S).cpu_s
+                total += connection.describe(_QUESTION_TIMEOUT_S).cpu_s
         return total
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """One replica as a client sees it: its address, connections to it, and gRPC's errors as ours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -87,6 +87,12 @@ class Connection:
             return description_from_response(pb.DescribeResponse.FromString(answer))
         except (DecodeError, ValueError) as error:
             raise ServiceUnavailableError(f"{self.target}: expected a description, found another: {error}") from None
+
+    def names(self, fingerprint: str, split: str, indices: Iterable[int], timeout_s: float) -> tuple[str, ...]:
+        """Where images came from. Raises a LoaderError."""
+        request = pb.NamesRequest(fingerprint=fingerprint, split=split, indices=indices)
+        answer = self._ask(_SERVICE + "Names", request.SerializeToString(), timeout_s)
+        return tuple(name.decode(errors="backslashreplace") for name in pb.NamesResponse.FromString(answer).names)
 
     def check_health(self, timeout_s: float) -> None:
         """Returns if the replica reports SERVING (grpc.health.v1). Raises a LoaderError otherwise."""

@@ -14,8 +14,8 @@ from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port,
 from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE
 
 _MAX_COUNT = 2**31 - 1
-_MAX_UINT32 = 2**32 - 1
-_MAX_UINT64 = 2**64 - 1
+MAX_UINT32 = 2**32 - 1
+MAX_UINT64 = 2**64 - 1
 _MAX_MESSAGE_BYTES = 2**30
 _MAX_SECONDS = 1_000_000
 
@@ -192,12 +192,12 @@ class StreamConfig(AskConfig):
     view: View = field(default="train", metadata=option("which crops"))
     crop_size: int | None = field(
         default=None,
-        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=_MAX_UINT32),
+        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=MAX_UINT32),
     )
     shuffle: bool = field(default=True, metadata=option("the epoch's permutation, not stored order"))
-    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=_MAX_UINT64))
-    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=_MAX_UINT32))
-    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=_MAX_UINT32))
+    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=MAX_UINT64))
+    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=MAX_UINT32))
+    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=MAX_UINT32))
     colour_std: float = field(
         default=0.1, metadata=option("deviation of the colour draw; 0 turns it off", least=0, most=10)
     )
@@ -272,22 +272,6 @@ class BenchConfig(StreamConfig):
             raise ValueError(f"--transport: expected none with --sweep, which measures both, found {self.transport}")
         if self.sweep != (self.store is not None):
             raise ValueError("--sweep and --store go together: one of them is missing")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreviewConfig(StreamConfig):
-    """Options of ``preview``."""
-
-    out: Path = field(default=Path("crops.png"), metadata=option("PNG file to write"))
-    count: int = field(default=8, metadata=option("number of images", least=1, most=200))
-    draws: int = field(default=6, metadata=option("crops of each image, from as many epochs", least=1, most=32))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epoch + self.draws > _MAX_UINT32 + 1:
-            raise ValueError(f"--epoch: expected at most {_MAX_UINT32 + 1 - self.draws:,}, found {self.epoch}")
-        if self.out.suffix.lower() != ".png":
-            raise ValueError(f"--out: expected a file name that ends in .png, found {str(self.out)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

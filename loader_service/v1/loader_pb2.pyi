@@ -98,6 +98,22 @@ class Limits(_message.Message):
     max_streams: int
     def __init__(self, max_batch_size: _Optional[int] = ..., max_steps: _Optional[int] = ..., message_bytes: _Optional[int] = ..., max_streams_per_identity: _Optional[int] = ..., max_streams: _Optional[int] = ...) -> None: ...
 
+class NamesRequest(_message.Message):
+    __slots__ = ("fingerprint", "split", "indices")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: str
+    split: str
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, fingerprint: _Optional[str] = ..., split: _Optional[str] = ..., indices: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class NamesResponse(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, names: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class StreamBatchesRequest(_message.Message):
     __slots__ = ("fingerprint", "pipeline_version", "split", "view", "crop_size", "shuffle", "seed", "epoch", "batch_size", "first_step", "last_step", "slice_begin", "slice_end", "colour_std", "colour_scale", "pixel_format", "least_scale", "most_scale", "least_ratio", "most_ratio", "without_mirror")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
