@@ -1,5 +1,6 @@
 """One client of one store: describes it, opens streams of it, closes them."""
 
+import logging
 import random
 import time
 import uuid
@@ -26,7 +27,11 @@ from loader_service.wire.errors import (
 )
 from loader_service.wire.types import Description, StreamSpec, check_epoch
 
+log = logging.getLogger(__name__)
+
 _QUESTION_TIMEOUT_S = 5.0
+_SILENT_WAIT_S = 1.2
+"""How long to wait for a service without a word."""
 _RETRY_INTERVAL_S = 0.2
 _COMPANY_S = 0.1
 """For other replicas to answer after the first, so that those which differ are an error at once, nearly always."""
@@ -67,21 +72,29 @@ class LoaderClient:
         """
         if self._description is not None:
             return self._description
-        deadline = time.monotonic() + self._options.unavailable_timeout_s
+        started, has_said = time.monotonic(), False
+        deadline = started + self._options.unavailable_timeout_s
+        names, failures = ",".join(self._targets), dict[str, str]()
         while True:
             # Clients that were refused together come back apart.
             until = min(time.monotonic() + _RETRY_INTERVAL_S * random.uniform(1.0, 2.0), deadline)
             answers = {self._descriptions.ask(replica): target for target, replica in self._replicas().items()}
             found = _first_of(answers, until)
+            failures |= {target: str(ended.exception()) for ended, target in answers.items() if _has_failed(ended)}
             if found:
+                for target in failures.keys() - found.keys():
+                    self._descriptions.warn(target, failures[target])
                 first_target, description = next(iter(found.items()))
                 for target, other in found.items():
                     expect_same_stream(target, other, description, of=first_target)
                 self._description = description
                 return description
+            unanswered = [f"{target}: has not answered" for target in answers.values() if target not in failures]
+            reasons = "; ".join([*failures.values(), *unanswered]) or f"no address for {names}"
+            if time.monotonic() - started >= _SILENT_WAIT_S and not has_said:
+                log.warning("waiting up to %g s for %s: %s", self._options.unavailable_timeout_s, names, reasons)
+                has_said = True
             if time.monotonic() >= deadline:
-                names = ",".join(self._targets)
-                reasons = "; ".join(map(_reason_of, answers, answers.values())) or f"no address for {names}"
                 raise ServiceUnavailableError(
                     f"expected a loader at {names}, found none in {self._options.unavailable_timeout_s:g} s: {reasons}"
                 )
@@ -197,5 +210,5 @@ def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dic
     return found
 
 
-def _reason_of(answer: "Future[Description]", target: str) -> str:
-    return str(answer.exception()) if answer.done() else f"{target}: has not answered"
+def _has_failed(answer: "Future[Description]") -> bool:
+    return answer.done() and answer.exception() is not None

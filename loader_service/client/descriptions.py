@@ -1,5 +1,6 @@
 """What replicas say that they serve: each address is asked once, and anew after it has failed."""
 
+import logging
 import os
 import threading
 from concurrent.futures import Future
@@ -7,6 +8,8 @@ from concurrent.futures import Future
 from loader_service.client.replica import Connection, Replica
 from loader_service.wire.errors import ServiceUnavailableError
 from loader_service.wire.types import Description
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 5.0
 
@@ -23,6 +26,7 @@ class Descriptions:
         self._lock = threading.Lock()
         self._answers: dict[str, Future[Description]] = {}
         self._asking: dict[threading.Thread, Connection] = {}
+        self._warned: set[str] = set()
 
     def ask(self, replica: Replica) -> "Future[Description]":
         """The answer of ``replica``, there already or to come within seconds: a LoaderError if it gives none."""
@@ -40,6 +44,12 @@ class Descriptions:
                 except RuntimeError as error:  # no more threads now
                     answer.set_exception(ServiceUnavailableError(f"{replica.target}: cannot be asked: {error}"))
             return answer
+
+    def warn(self, target: str, reason: str) -> None:
+        """Says in the log that a replica cannot be used while others can, once for each."""
+        if target not in self._warned:
+            self._warned.add(target)
+            log.warning("doing without a replica: %s", reason)
 
     def forget(self, target: str) -> None:
         """Drops an answer that may be out of date, since the replica there has failed."""
