@@ -60,21 +60,34 @@ def run_program(
         problem = f"{name}: no such command" + nearest(name, names) if name else "expected a command"
         return _fail(prog, f"{problem} (known: {', '.join(names)}; see {prog} --help)", EXIT_USAGE)
     prog = f"{prog} {name}"
+    if sys.stdout is None:
+        return _fail(prog, "expected somewhere to write to, found standard output closed", EXIT_FAILED)
     try:
         config = _configure(prog, command, commands, arguments)
-        return EXIT_OK if config is None else command.function(config) or EXIT_OK
+        code = EXIT_OK if config is None else command.function(config) or EXIT_OK
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         return _fail(prog, str(error), EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail(prog, "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`... | head`): nothing more can be said, so stay silent.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_FAILED
     except Exception as error:
         if not isinstance(error, (*user_errors, OSError)):
             raise
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, for one
+            _drop_output()
         return _fail(prog, one_line(error), EXIT_FAILED)
+
+
+def _drop_output() -> None:
+    """Sends what is still in the buffer of standard output nowhere, for Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _overview(prog: str, description: str, commands: Sequence[Command]) -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from loader_service.client import Batch, ClientOptions, LoaderClient, PixelFormat, StreamSpec, View
-from loader_service.wire.types import check_epoch
+from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE, check_epoch
 
 Transform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -86,6 +86,9 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: int = 0,
         drop_last: bool | None = None,
         colour_std: float = 0.1,
+        scale: tuple[float, float] = DEFAULT_SCALE,
+        ratio: tuple[float, float] = DEFAULT_RATIO,
+        mirror: bool = True,
         pixel_format: PixelFormat | None = None,
         device: torch.device | str | None = None,
         pin_memory: bool = False,
@@ -107,6 +110,9 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             world_size=world_size,
             drop_last=is_training if drop_last is None else drop_last,
             colour_std=colour_std,
+            scale=scale,
+            ratio=ratio,
+            mirror=mirror,
             pixel_format=pixel_format or "uint8",
         )
         self._is_finished_here = pixel_format is None
@@ -131,7 +137,7 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         """Stands for the iteration that began last."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_client": None, "_latest": None}
+        return self.__dict__ | {"_client": None, "_latest": None, "_finish": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -215,14 +221,19 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             "global_batch_size": spec.batch_size,
             "drop_last": spec.drop_last,
             "colour_std": spec.colour_std,
+            "scale": list(spec.scale),
+            "ratio": list(spec.ratio),
+            "mirror": spec.mirror,
             "pixel_format": "float32" if self._is_finished_here else spec.pixel_format,
             "fingerprint": description.fingerprint,
-            "pipeline_version": description.pipeline_version,
+            "pipeline_version": description.version_for(spec.view),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to a position. Raises ValueError when it is one in another stream, naming what differs."""
         here = self.state_dict()
+        defaults: dict[str, Any] = {"scale": list(DEFAULT_SCALE), "ratio": list(DEFAULT_RATIO), "mirror": True}
+        state = defaults | state  # older states lack them
         if missing := here.keys() - state.keys():
             raise ValueError(f"expected the state of a RemoteLoader, found one without {', '.join(sorted(missing))}")
         for name in here.keys() - {"epoch", "step"}:

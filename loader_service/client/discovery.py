@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from loader_service.client.http2.dial import Halt, look_up
 from loader_service.client.replica import Replica
 from loader_service.client.security import Security
 from loader_service.wire.addresses import name_and_port
@@ -64,7 +65,7 @@ def resolve(
             continue
         host, port = named
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = look_up(host, port, Halt())
         except OSError:
             continue  # no address now; there may be one at the next look
         for family, _, _, _, sockaddr in found:

@@ -39,7 +39,7 @@ class Fetcher:
     ) -> None:
         self._connection, self._spec, self._description, self._allocate = connection, spec, description, allocate
         self._copy = copy
-        expect_same_stream(connection.target, found, description)
+        expect_same_stream(connection.target, found, description, view=spec.view)
         self._is_needed = transport == "shm"
         self.session = None if transport in ("grpc", "grpcio") else self._attach(found)
         """The shared memory that pixels come through; None: through the connection."""

@@ -55,6 +55,10 @@ class GrpcioConnection:
         ask = self._channel.unary_unary(path, bytes, bytes)
         return bytes(ask(request, timeout=timeout_s, metadata=tuple(metadata)))
 
+    def cancel(self) -> None:
+        """Breaks a call that is under way off, from any thread."""
+        self._channel.close()
+
     def close(self) -> None:
         self._channel.close()
 

@@ -1,6 +1,6 @@
 """One replica as a client sees it: its address, connections to it, and gRPC's errors as ours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,7 +22,7 @@ from loader_service.wire.errors import (
     ServiceUnavailableError,
 )
 from loader_service.wire.translate import description_from_response
-from loader_service.wire.types import Description
+from loader_service.wire.types import Description, View
 
 _SERVICE = "/loader_service.v1.LoaderService/"
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
@@ -88,6 +88,12 @@ class Connection:
         except (DecodeError, ValueError) as error:
             raise ServiceUnavailableError(f"{self.target}: expected a description, found another: {error}") from None
 
+    def names(self, fingerprint: str, split: str, indices: Iterable[int], timeout_s: float) -> tuple[str, ...]:
+        """Where images came from. Raises a LoaderError."""
+        request = pb.NamesRequest(fingerprint=fingerprint, split=split, indices=indices)
+        answer = self._ask(_SERVICE + "Names", request.SerializeToString(), timeout_s)
+        return tuple(name.decode(errors="backslashreplace") for name in pb.NamesResponse.FromString(answer).names)
+
     def check_health(self, timeout_s: float) -> None:
         """Returns if the replica reports SERVING (grpc.health.v1). Raises a LoaderError otherwise."""
         # An empty HealthCheckRequest asks for the server as a whole; field 1 of the answer is the status.
@@ -115,6 +121,10 @@ class Connection:
             translated.retry_after_s = int(hint) / 1000 if hint.isdigit() else 0.0
         return translated
 
+    def cancel(self) -> None:
+        """Breaks a question or a stream that is under way off, from any thread."""
+        self._calls.cancel()
+
     def close(self) -> None:
         self._calls.close()
 
@@ -140,10 +150,14 @@ def _files_may_come_back(target: str) -> Iterator[None]:
         raise ServiceUnavailableError(f"{target}: cannot be asked: {error}") from None
 
 
-def expect_same_stream(target: str, found: Description, expected: Description, *, of: str = "") -> None:
-    """Raises MismatchError unless ``target`` serves the same bytes as ``expected``, which is the description ``of``
-    another."""
-    for name in ("fingerprint", "pipeline_version"):
-        here, there = getattr(found, name), getattr(expected, name)
+def expect_same_stream(
+    target: str, found: Description, expected: Description, *, of: str = "", view: View = "train"
+) -> None:
+    """Raises MismatchError unless ``target`` serves the same bytes of ``view`` as ``expected``, which is the
+    description ``of`` another."""
+    for name, here, there in (
+        ("fingerprint", found.fingerprint, expected.fingerprint),
+        ("pipeline_version", found.version_for(view), expected.version_for(view)),
+    ):
         if here != there:
             raise MismatchError(f"{target}: {name}: expected {there}{of and f', as {of} has'}, found {here}")

@@ -1,13 +1,10 @@
 """The gRPC server: translates requests and errors, admits streams within limits, drains. Computes nothing."""
 
-import errno
 import logging
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, NoReturn, Self
 
 import grpc
@@ -20,9 +17,10 @@ from loader_service.pipeline.slots import SlotPool
 from loader_service.server.admission import Admission, RequestReader, host_of, refuse
 from loader_service.server.health import SERVICE as HEALTH_SERVICE
 from loader_service.server.health import Health
+from loader_service.server.listening import check_address
 from loader_service.server.reflection import MAX_THREADS as REFLECTION_THREADS
 from loader_service.server.reflection import reflection_handlers
-from loader_service.server.requests import describe, step_range
+from loader_service.server.requests import describe, names, step_range
 from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from loader_service.server.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
@@ -87,7 +85,7 @@ class LoaderServer:
         request_timeout_s: float = 5.0,
         max_describes_per_identity: int = 128,
     ) -> None:
-        _check_address(address)
+        check_address(address)
         self._pipeline = pipeline
         self._limits = limits
         self._streams = Admission("streams", total=limits.max_streams, per_identity=limits.max_streams_per_identity)
@@ -182,18 +180,32 @@ class LoaderServer:
                 "Describe": grpc.stream_unary_rpc_method_handler(
                     self._describe, response_serializer=pb.DescribeResponse.SerializeToString
                 ),
+                "Names": grpc.stream_unary_rpc_method_handler(
+                    self._names, response_serializer=pb.NamesResponse.SerializeToString
+                ),
                 # The pipeline's messages are already bytes: no serializer.
                 "StreamBatches": grpc.stream_stream_rpc_method_handler(self._stream_batches),
             },
         )
 
-    def _describe(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.DescribeResponse:
+    def _admit_question(self, context: grpc.ServicerContext) -> None:
+        """Admits a call with one answer, which gRPC keeps until its client takes it: then its place is free again."""
         try:
             place = self._describes.admit(self._identity(context, dict(context.invocation_metadata())))
         except LoaderError as error:
             self._refuse(error, context)
-        # gRPC keeps an answer until its client takes it: that is when the place is free again.
         place.until_the_end_of(context)
+
+    def _names(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.NamesResponse:
+        self._admit_question(context)
+        request = self._reader.read(pb.NamesRequest, requests, context)
+        try:
+            return pb.NamesResponse(names=names(request, self._pipeline, self._limits))
+        except LoaderError as error:
+            self._refuse(error, context)
+
+    def _describe(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.DescribeResponse:
+        self._admit_question(context)
         self._reader.read(pb.DescribeRequest, requests, context)
         name = "" if self._shared_memory is None else self._shared_memory.name
         return description_to_response(describe(self._pipeline, self._limits, name))
@@ -265,38 +277,3 @@ def _end_after(ended: threading.Event, executor: ThreadPoolExecutor) -> None:
     and its thread dies when it cannot."""
     ended.wait()
     executor.shutdown(wait=False)
-
-
-def _check_address(address: str) -> None:
-    """Raises ServiceUnavailableError when ``address`` cannot be listened on: gRPC would say so in lines of its own, and
-    not why; and a Unix socket that another process listens on it would take over without a word."""
-    try:
-        if address.startswith("unix:"):
-            _check_unix_socket(address.removeprefix("unix:").removeprefix("//"))
-            return
-        host, _, port = address.rpartition(":")
-        failures = []
-        # As gRPC does: on whichever of a name's addresses this machine has.
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, place in found:
-            try:
-                with socket.socket(family) as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(place)
-            except OSError as error:
-                failures.append(error)
-        taken = [error for error in failures if error.errno == errno.EADDRINUSE]
-        if taken or len(failures) == len(found):
-            raise (taken or failures)[0]
-    except (OSError, OverflowError) as error:
-        raise ServiceUnavailableError(f"{address}: cannot listen there: {error}") from None
-
-
-def _check_unix_socket(path: str) -> None:
-    """Raises OSError when somebody answers at ``path``. What a process that died has left there may be replaced."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # where too many wait to be let in, somebody listens too
-        with suppress(FileNotFoundError, ConnectionRefusedError):
-            with suppress(BlockingIOError):
-                probe.connect(path)
-            raise OSError("in use")

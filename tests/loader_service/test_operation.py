@@ -443,3 +443,69 @@ def test_options_from_toml(loader_target: str, tmp_path: Path, capsys: pytest.Ca
     config.write_text("[digest]\nseeed = 5\n")
     assert main(["digest", "--config", str(config)]) == 2
     assert "unknown option 'seeed'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("is_ignored", "code"), [(False, 0), (True, -signal.SIGKILL)])
+def test_a_terminal_that_hangs_up(tiny_store: Path, is_ignored: bool, code: int) -> None:
+    """SIGHUP drains as SIGTERM does; under ``nohup`` it is nothing."""
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store), "--listen", "127.0.0.1:0"]
+    prefix = ["nohup"] if is_ignored else []
+    with subprocess.Popen([*prefix, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        (target,) = ready_targets(server, 1)
+        server.send_signal(signal.SIGHUP)
+        if is_ignored:
+            with LoaderClient([target]) as client:
+                assert client.num_steps(StreamSpec(batch_size=10)) == 10
+            server.kill()
+        assert server.wait(20) == code
+
+
+def test_a_store_whose_name_is_not_ascii_in_the_oldest_locale(tiny_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "Läden \u4e2d"
+    store.symlink_to(tiny_store)
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(store), "--listen", "127.0.0.1:0"]
+    environment = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        server.terminate()
+        _, stderr = server.communicate(timeout=20)
+        assert line.startswith(b"serving "), stderr.decode()
+        assert b"Traceback" not in stderr
+        assert server.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("redirection", "found"),
+    [(">&-", "expected somewhere to write to, found standard output closed"), (">/dev/full", "No space left on dev")],
+)
+def test_a_result_that_cannot_be_written_is_an_error(loader_target: str, redirection: str, found: str) -> None:
+    command = f"{sys.executable} -m loader_service digest --target {loader_target} {redirection}"
+    result = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert found in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_waiting_for_a_service_says_so_and_ends_at_once(tmp_path: Path) -> None:
+    """Within two seconds, on one line; Ctrl-C and SIGTERM end it, whatever was being waited for."""
+    for stop, code in ((signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)):
+        command = [sys.executable, "-m", "loader_service", "digest", "--target", f"127.0.0.1:{free_port()}"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as client:
+            assert client.stderr is not None
+            line = client.stderr.readline()
+            assert line.startswith("waiting up to 60 s for 127.0.0.1:"), line
+            assert "Connection refused" in line
+            client.send_signal(stop)
+            assert client.wait(10) == code
+
+
+def test_one_dead_address_of_two_is_worth_a_warning_once(loader_target: str, caplog: pytest.LogCaptureFixture) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    with LoaderClient([dead, loader_target]) as client:
+        for epoch in range(3):
+            with client.stream(StreamSpec(batch_size=10), epoch=epoch) as stream:
+                assert len(list(stream)) == 10
+    warnings = [record.getMessage() for record in caplog.records if "doing without" in record.getMessage()]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"doing without a replica: {dead}: UNAVAILABLE: cannot connect")

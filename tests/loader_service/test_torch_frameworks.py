@@ -73,6 +73,29 @@ def test_the_end_of_an_epoch_goes_on_with_the_next(loader_target: str) -> None:
     assert_same(epoch_of(resumed), following)
 
 
+def test_resized_crops(loader_target: str) -> None:
+    options: dict[str, Any] = {"batch_size": 16, "view": "resized_crop", "crop_size": 32, "pixel_format": "uint8"}
+    loader = RemoteLoader(loader_target, **options)
+    whole = epoch_of(loader)
+    assert whole[0][0].shape == (16, 3, 32, 32)
+    state = loader.state_dict()
+    others: dict[str, Any] = {"scale": (0.5, 1.0), "ratio": (1.0, 1.0), "mirror": False}
+    for name, value in others.items():
+        other = RemoteLoader(loader_target, **options, **{name: value})
+        assert not torch.equal(next(iter(other))[0], whole[0][0])
+        with pytest.raises(ValueError, match=f"{name}: the state has"):
+            other.load_state_dict(state)
+    loader.load_state_dict({**state, "epoch": 0, "step": 5})
+    assert_same(epoch_of(loader), whole[5:])
+
+
+def test_a_state_of_before_resized_crops_still_loads(loader_target: str) -> None:
+    loader = RemoteLoader(loader_target, batch_size=16)
+    state = {name: value for name, value in loader.state_dict().items() if name not in ("scale", "ratio", "mirror")}
+    loader.load_state_dict({**state, "step": 2})
+    assert position_of(loader) == (0, 2)
+
+
 def test_what_is_not_there_says_what_to_do(loader_target: str) -> None:
     loader = RemoteLoader(loader_target, batch_size=16)
     assert not hasattr(loader, "dataset")

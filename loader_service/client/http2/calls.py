@@ -95,6 +95,11 @@ class StreamConnection:
             raise CallError(grpc.StatusCode.UNAVAILABLE, f"expected one message, found {len(answer)}")
         return answer[0]
 
+    def cancel(self) -> None:
+        """Breaks a call that is under way off, from any thread."""
+        if (call := self._last) is not None:
+            call.cancel()
+
     def close(self) -> None:
         """Closes the connection; a call under way is broken off."""
         if self._frames is not None:

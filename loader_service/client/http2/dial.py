@@ -42,7 +42,7 @@ def connect(target: str, halt: Halt, *, tls: ssl.SSLContext | None, server_name:
     if target.startswith("unix:"):
         return _connect_to(socket.AF_UNIX, target.removeprefix("unix:").removeprefix("//"), halt, tls, server_name)
     host, _, port = target.rpartition(":")
-    found = _look_up(host.strip("[]"), int(port), halt)
+    found = look_up(host.strip("[]"), int(port), halt)
     for number, (family, _, _, _, address) in enumerate(found, 1):
         try:
             return _connect_to(family, address, halt, tls, server_name)
@@ -94,7 +94,7 @@ def _shake_hands(connection: ssl.SSLSocket) -> None:
         raise ssl.SSLError(f"expected a service that speaks HTTP/2 over TLS (ALPN h2), found ALPN {found}")
 
 
-def _look_up(host: str, port: int, halt: Halt) -> list[Any]:
+def look_up(host: str, port: int, halt: Halt) -> list[Any]:
     """``getaddrinfo`` with a time limit: it runs on a thread of its own, which is abandoned when it hangs."""
     with suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)

@@ -100,7 +100,7 @@ class Frames:
         if start.startswith(_TLS_ALERT):
             raise ProtocolError("the service speaks TLS: --tls-ca")
         if start.startswith(_HTTP_1):
-            raise ProtocolError("expected HTTP/2, found an answer in HTTP/1")
+            raise ProtocolError("expected HTTP/2, found an answer in HTTP/1; if the service speaks TLS: --tls-ca")
         frame = _header(start)
         if frame.kind != _SETTINGS or frame.size > _MAX_CONTROL_BYTES:
             raise ProtocolError("expected HTTP/2, found an answer that does not begin with its settings")
