@@ -49,10 +49,11 @@ def train(config: TrainConfig) -> int:
         stop = stack.enter_context(StopRequests())
         try:
             ranks.decide(lambda: str(stack.enter_context(RunLock(config.run_dir))))
-            client = stack.enter_context(LoaderClient(config.target, config.client_options))
+            client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
             unless_stopped(client.describe, stop)
             return Run(config, client, devices, ranks, stop).go()
         except Stopped:
+            write_line("stopped before the first step")
             return stop.exit_code
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
             raise DeviceError(f"{str(error).splitlines()[0]}; {last_saved(config.run_dir)}") from None
