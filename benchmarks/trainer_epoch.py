@@ -64,10 +64,9 @@ def main() -> None:
         raise SystemExit(f"expected a run of at least two epochs, found exit code {code} and {len(watch.laps)} epochs")
     (began, inside_before), (ended, inside_after) = watch.laps[0], watch.laps[-1]
     wall_s, inside_s = ended - began, inside_after - inside_before
-    print(
-        f"{len(watch.laps) - 1} epochs, {wall_s:.1f} s: {100 * inside_s / wall_s:.1f} % steps and validation's arithmetic,"
-    )
-    print(f"{100 * (1 - inside_s / wall_s):.1f} % anything else")
+    share = inside_s / wall_s
+    print(f"{len(watch.laps) - 1} epochs in {wall_s:.1f} s")
+    print(f"{100 * share:.1f} % steps and validation's arithmetic, {100 * (1 - share):.1f} % anything else")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 import json
 import logging
+import os
+import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -178,6 +182,33 @@ def test_plain_progress(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("painting: 7/10 walls, ")
     assert ", one is wet, took " in line
+
+
+def test_progress_fits_a_terminal_of_80_columns() -> None:
+    """The longest that a full run has to say, as a bar and as plain lines."""
+    program = (
+        "from commandline import Progress\n"
+        "with Progress('train', 117_000_000, 'images') as progress:\n"
+        "    progress.advance(100_000_000, note='loss 6.908')\n"
+    )
+    leader, follower = os.openpty()
+    environment = os.environ | {"COLUMNS": "80", "TERM": "xterm-256color"}
+    subprocess.run([sys.executable, "-c", program], stderr=follower, env=environment, check=True)
+    os.close(follower)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(leader, 1 << 16).decode())
+    os.close(leader)
+    lines = [line for line in re.split(r"[\r\n]+", shown) if line]
+    assert any("loss 6.908" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+    progress = Progress("train", 117_000_000, "images", done=100_000_000)
+    progress.advance(1, note="loss 6.908")
+    assert len(f"{progress._line()}, 12h07m left") <= 80
+
+
+def test_nothing_is_said_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("painting", 10, "walls", done=10):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.24, "4.2s"), (185.0, "3m05s"), (7620.0, "2h07m")])

@@ -217,9 +217,9 @@ def test_the_axis_counts_epochs_also_when_their_steps_change() -> None:
 @pytest.mark.parametrize(
     ("is_best", "next_rate", "expected"),
     [
-        (True, 0.01, "epoch 3/9: loss 1.000, training error 50.0 % top-1, 25.0 % top-5, new best, lr 0.01"),
-        (False, 0.001, "epoch 3/9: loss 1.000, training error 50.0 % top-1, 25.0 % top-5, lr 0.01 -> 0.001"),
-        (False, None, "epoch 3/9: loss 1.000, training error 50.0 % top-1, 25.0 % top-5, lr 0.01"),
+        (True, 0.01, "epoch 3/9: loss 1.000, training errors 50.0 / 25.0 %, best, lr 0.01"),
+        (False, 0.001, "epoch 3/9: loss 1.000, training errors 50.0 / 25.0 %, lr 0.01 -> 0.001"),
+        (False, None, "epoch 3/9: loss 1.000, training errors 50.0 / 25.0 %, lr 0.01"),
     ],
 )
 def test_a_line_for_each_epoch(is_best: bool, next_rate: float | None, expected: str) -> None:
@@ -231,7 +231,7 @@ def test_a_run_shows_a_line_for_each_epoch_and_draws_as_it_goes(
 ) -> None:
     assert train(loader_target, tmp_path, "--epochs", "2") == 0
     told = capsys.readouterr().err
-    assert len(re.findall(r"^epoch \d/2: loss .* validation error .* lr ", told, flags=re.MULTILINE)) == 2
+    assert len(re.findall(r"^epoch \d/2: loss .* validation errors .* lr ", told, flags=re.MULTILINE)) == 2
     assert " 0 images" not in told
     curve = (tmp_path / "curve.svg").read_text()
     assert curve.count("<svg") == 3
