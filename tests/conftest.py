@@ -6,12 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from loader_service.client import Limits
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
 from preprocess.store import Store
 from tests.stores import make_store
+
+# A busy machine is no failure.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 LIMITS = Limits(max_batch_size=1024, max_steps=64, message_bytes=100_000, max_streams_per_identity=64, max_streams=64)
 

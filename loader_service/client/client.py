@@ -3,28 +3,31 @@
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from typing import Self
 from weakref import WeakSet
 
-from loader_service.client.array_pool import ArrayPool
 from loader_service.client.assembly import Allocate
+from loader_service.client.descriptions import Descriptions
 from loader_service.client.discovery import resolve
 from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Replica, expect_same_stream
 from loader_service.client.stream import BatchStream
 from loader_service.wire.addresses import check_target
-from loader_service.wire.errors import InvalidRequestError, LoaderError, OverloadedError, ServiceUnavailableError
+from loader_service.wire.errors import InvalidRequestError, OverloadedError, ServiceUnavailableError
 from loader_service.wire.types import Description, StreamSpec, check_epoch
 
-_DESCRIBE_TIMEOUT_S = 5.0
+_CPU_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.2
+_COMPANY_S = 0.1
+"""For other replicas to answer after the first, so that those which differ are an error at once, nearly always."""
 
 
 class LoaderClient:
     """A client of one store, served by ``targets`` (``host:port``, ``unix:PATH``, or ``dns:NAME:PORT`` for all of
-    a name's addresses). Not to be carried across a fork: start workers with ``spawn``.
+    a name's addresses). It can be carried across a fork, its streams cannot.
 
     Raises ValueError for what is no address, and AccessError when a file of ``options.security`` is of no use.
     """
@@ -38,6 +41,7 @@ class LoaderClient:
         self._options = options or ClientOptions()
         self._options.security.check()
         self._id = uuid.uuid4().hex
+        self._descriptions = Descriptions()
         self._description: Description | None = None
         self._streams: WeakSet[BatchStream] = WeakSet()
 
@@ -48,36 +52,33 @@ class LoaderClient:
         self.close()
 
     def describe(self) -> Description:
-        """What the replicas serve; asked once, of every replica that answers.
+        """What the replicas serve: what the first of them says, all being asked at once, and once.
 
-        Raises MismatchError when two of them differ in store or pipeline, and ServiceUnavailableError when none
-        has answered for ``unavailable_timeout_s``.
+        Those that answer soon after are compared with it; a stream does so with the rest, and refuses those that
+        differ. Raises MismatchError when two differ in store or pipeline, and ServiceUnavailableError when none has
+        answered for ``unavailable_timeout_s``.
         """
         if self._description is not None:
             return self._description
         deadline = time.monotonic() + self._options.unavailable_timeout_s
         while True:
-            found: dict[str, Description] = {}
-            failures: dict[str, LoaderError] = {}
-            for target, replica in self._replicas().items():
-                timeout_s = min(_DESCRIBE_TIMEOUT_S, max(deadline - time.monotonic(), 0.1))
-                try:
-                    with replica.connect() as connection:
-                        found[target] = connection.describe(timeout_s)
-                except (OverloadedError, ServiceUnavailableError) as error:
-                    failures[target] = error
+            # Clients that were refused together come back apart.
+            until = min(time.monotonic() + _RETRY_INTERVAL_S * random.uniform(1.0, 2.0), deadline)
+            answers = {self._descriptions.ask(replica): target for target, replica in self._replicas().items()}
+            found = _first_of(answers, until)
             if found:
-                first_target, self._description = next(iter(found.items()))
-                for target, description in found.items():
-                    expect_same_stream(target, description, self._description, of=first_target)
-                return self._description
+                first_target, description = next(iter(found.items()))
+                for target, other in found.items():
+                    expect_same_stream(target, other, description, of=first_target)
+                self._description = description
+                return description
             if time.monotonic() >= deadline:
-                reasons = "; ".join(map(str, failures.values())) or "no address for " + ",".join(self._targets)
+                names = ",".join(self._targets)
+                reasons = "; ".join(map(_reason_of, answers, answers.values())) or f"no address for {names}"
                 raise ServiceUnavailableError(
-                    f"expected a loader at {','.join(self._targets)}, found none in "
-                    f"{self._options.unavailable_timeout_s:g} s: {reasons}"
+                    f"expected a loader at {names}, found none in {self._options.unavailable_timeout_s:g} s: {reasons}"
                 )
-            time.sleep(_RETRY_INTERVAL_S * random.uniform(1.0, 2.0))  # clients refused together come back apart
+            time.sleep(max(until - time.monotonic(), 0.0))
 
     def num_steps(self, spec: StreamSpec) -> int:
         """Steps of an epoch of ``spec``. Raises InvalidRequestError when there is no such split."""
@@ -126,8 +127,9 @@ class LoaderClient:
             epoch=epoch,
             step=step,
             num_epochs=num_epochs,
-            allocate=allocate or ArrayPool(self._options.prefetch_steps + 4),
+            allocate=allocate,
             options=self._options,
+            descriptions=self._descriptions,
         )
         self._streams.add(stream)
         return stream
@@ -137,13 +139,39 @@ class LoaderClient:
         total = 0.0
         for replica in self._replicas().values():
             with replica.connect() as connection, suppress(OverloadedError, ServiceUnavailableError):
-                total += connection.describe(_DESCRIBE_TIMEOUT_S).cpu_s
+                total += connection.describe(_CPU_TIMEOUT_S).cpu_s
         return total
 
     def close(self) -> None:
-        """Closes the streams that are still open."""
+        """Closes the streams that are still open, and breaks off what replicas are still being asked."""
         for stream in list(self._streams):
             stream.close()
+        self._descriptions.close()
 
     def _replicas(self) -> dict[str, Replica]:
-        return resolve(self._targets, self._options.security, self._id)
+        uses_grpcio = self._options.transport == "grpcio"
+        return resolve(self._targets, self._options.security, self._id, uses_grpcio=uses_grpcio)
+
+
+def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dict[str, Description]:
+    """Descriptions by target, in the order in which they came: the first, if it comes before ``until``, and those that
+    come soon after. Raises what a replica said that is no reason to ask again."""
+    started = time.monotonic()
+    found: dict[str, Description] = {}
+    pending = set(answers)
+    while pending and (left_s := until - time.monotonic()) > 0:
+        done, pending = wait(pending, left_s, FIRST_COMPLETED)
+        for answer in done:
+            error = answer.exception()
+            if error is None:
+                if not found:  # a machine that is busy takes longer over the others too
+                    took_s = time.monotonic() - started
+                    until = time.monotonic() + max(_COMPANY_S, 2 * took_s)
+                found[answers[answer]] = answer.result()
+            elif not isinstance(error, OverloadedError | ServiceUnavailableError):
+                raise error
+    return found
+
+
+def _reason_of(answer: "Future[Description]", target: str) -> str:
+    return str(answer.exception()) if answer.done() else f"{target}: has not answered"

@@ -55,7 +55,11 @@ def digest_command(config: DigestConfig) -> None:
 def bench_command(config: BenchConfig) -> None:
     from loader_service.client import LoaderClient
     from loader_service.commands.bench import measure
+    from loader_service.commands.sweep import sweep
 
+    if config.sweep:
+        sweep(config)
+        return
     with LoaderClient(config.target, config.client_options) as client:
         result = measure(
             client, config.spec, epoch=config.epoch, duration_s=config.duration_s, warmup_s=config.warmup_s

@@ -1,13 +1,15 @@
 """The options of each command, checked once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from commandline import check_options, option
 from commandline.logs import LogFormat
-from loader_service.client import Limits, StreamSpec, View
+from loader_service.client import ClientOptions, Limits, StreamSpec, View
+from loader_service.client.machine import Processors
 from loader_service.commands.connect import ConnectConfig
+from loader_service.commands.sizing import num_processes, num_threads
 from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
 
 _MAX_COUNT = 2**31 - 1
@@ -26,15 +28,23 @@ class ServeConfig:
         default="127.0.0.1:7000",
         metadata=option("address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"),
     )
-    processes: int = field(
+    processes: int | Literal["auto"] = field(
         default=1,
         metadata=option(
-            "server processes, on consecutive ports from --listen; one that dies is restarted",
+            "server processes, on consecutive ports from --listen; one that dies is restarted; auto: as many as this "
+            "machine is worth",
             least=1,
             most=1024,
         ),
     )
-    threads: int = field(default=2, metadata=option("decode threads of each process", least=1, most=1024))
+    threads: int | Literal["auto"] = field(
+        default="auto",
+        metadata=option(
+            "decode threads of each process; auto: the cores, shared among the processes, and at most 4",
+            least=1,
+            most=1024,
+        ),
+    )
     cache_bytes: int = field(
         default=0,
         metadata=option("memory for decoded images, which are kept once decoded; 192 KB an image", least=0),
@@ -137,12 +147,19 @@ class ServeConfig:
             if address is None or address.startswith("unix:"):
                 continue
             _, first = host_and_port(address, lowest_port=0)
-            for port in range(first, first + self.processes) if first else ():
+            count = 1 if self.processes == "auto" else self.processes
+            for port in range(first, first + count) if first else ():
                 if port > MAX_PORT:
-                    raise ValueError(f"{name} {address}: expected ports for {self.processes} processes, found {port}")
+                    raise ValueError(f"{name} {address}: expected ports for {count} processes, found {port}")
                 if port in taken:
                     raise ValueError(f"{name} {address}: port {port} is one of {taken[port]} too")
                 taken[port] = name
+
+    def decided(self, found: Processors) -> "ServeConfig":
+        """These options with numbers in the place of ``auto``. Raises ValueError when there are not as many ports."""
+        processes = num_processes(found) if self.processes == "auto" else self.processes
+        threads = num_threads(found, processes) if self.threads == "auto" else self.threads
+        return replace(self, processes=processes, threads=threads)
 
     @property
     def limits(self) -> Limits:
@@ -211,6 +228,31 @@ class BenchConfig(StreamConfig):
         default=10.0, metadata=option("length of the measurement", least=0.001, most=_MAX_SECONDS)
     )
     warmup_s: float = field(default=2.0, metadata=option("time before the measurement", least=0, most=_MAX_SECONDS))
+    copy: bool = field(
+        default=True, metadata=option("images in arrays of their own, not in the slots of shared memory they came in")
+    )
+    sweep: bool = field(
+        default=False,
+        metadata=option(
+            "start loaders of --store here, and measure 1, 2, 4, ... processes over gRPC and shared memory"
+        ),
+    )
+    store: Path | None = field(default=None, metadata=option("the store to serve, with --sweep"))
+
+    @property
+    def client_options(self) -> ClientOptions:
+        return replace(super().client_options, copy=self.copy)
+
+    def require_target(self) -> None:
+        """With ``--sweep``, a store in the place of a target."""
+        if not self.sweep:
+            super().require_target()
+        elif self.target:
+            raise ValueError("--target: expected none with --sweep, which starts its own loaders")
+        elif self.transport != "auto":
+            raise ValueError(f"--transport: expected none with --sweep, which measures both, found {self.transport}")
+        if self.sweep != (self.store is not None):
+            raise ValueError("--sweep and --store go together: one of them is missing")
 
 
 @dataclass(frozen=True, kw_only=True)

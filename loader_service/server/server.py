@@ -1,5 +1,6 @@
 """The gRPC server: translates requests and errors, admits streams within limits, drains. Computes nothing."""
 
+import errno
 import logging
 import socket
 import threading
@@ -16,7 +17,7 @@ from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import OutgoingMessage
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.pipeline.slots import SlotPool
-from loader_service.server.admission import Admission, RequestReader, host_of
+from loader_service.server.admission import Admission, RequestReader, host_of, refuse
 from loader_service.server.health import SERVICE as HEALTH_SERVICE
 from loader_service.server.health import Health
 from loader_service.server.reflection import MAX_THREADS as REFLECTION_THREADS
@@ -221,22 +222,15 @@ class LoaderServer:
         """Ends a call with the status that ``error`` stands for."""
         code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
         self._metrics.errors.labels(code.name).inc()
-        # A client that has left needs no answer, and its operator no warning.
-        level = logging.WARNING if context.is_active() else logging.DEBUG
-        log.log(level, "call ended: %s: %s", code.name, error, extra={"peer": context.peer(), "code": code.name})
         if isinstance(error, OverloadedError):
             context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
-        context.abort(code, str(error))
+        refuse(context, code, str(error))
 
     def _slots(self, metadata: dict[str, str | bytes]) -> SlotPool | None:
-        """The slots of the session that a request names. Raises ServiceUnavailableError when it has ended."""
+        """The slots of the session that a request names. None, and so pixels in the messages, for one that is not known
+        here: it has ended, or behind a balancer it is another replica's."""
         token = metadata.get("shared-memory-session")
-        if token is None or self._shared_memory is None:
-            return None
-        session = self._shared_memory.session(str(token))
-        if session is None:
-            raise ServiceUnavailableError("the shared-memory session has ended; connect again")
-        return session
+        return None if token is None or self._shared_memory is None else self._shared_memory.session(str(token))
 
     def _counted(
         self, messages: Iterator[OutgoingMessage], images: Counter, context: grpc.ServicerContext
@@ -281,10 +275,19 @@ def _check_address(address: str) -> None:
             _check_unix_socket(address.removeprefix("unix:").removeprefix("//"))
             return
         host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, int(port)))
+        failures = []
+        # As gRPC does: on whichever of a name's addresses this machine has.
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, place in found:
+            try:
+                with socket.socket(family) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(place)
+            except OSError as error:
+                failures.append(error)
+        taken = [error for error in failures if error.errno == errno.EADDRINUSE]
+        if taken or len(failures) == len(found):
+            raise (taken or failures)[0]
     except (OSError, OverflowError) as error:
         raise ServiceUnavailableError(f"{address}: cannot listen there: {error}") from None
 

@@ -54,6 +54,11 @@ class PartHeader(PartFields):
     """Where in the message the pixels begin, if it holds them."""
 
     @property
+    def is_whole_step(self) -> bool:
+        """Whether no other part belongs to its step's slice."""
+        return len(self.labels) == self.slice_size
+
+    @property
     def num_pixel_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 

@@ -73,6 +73,11 @@ class StreamSpec:
             slice_end=end,
         )
 
+    def step_bytes(self, image_side: int) -> int:
+        """Bytes of the images of one step of this client's share, from a store of images of that side."""
+        crop_size = image_side if self.view == "full" else self.crop_size or image_side * 7 // 8
+        return replace(self, crop_size=crop_size).steps(0, 1, epoch=0).slice_bytes
+
     @property
     def slice(self) -> tuple[int, int]:
         """Positions [begin, end) of each step that this client gets."""

@@ -7,11 +7,10 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from preprocess.errors import PreprocessError
-from preprocess.images.decode import UnusableImageError, decode
+from preprocess.images.decode import UnusableImageError, decode, decoder_versions
 from preprocess.images.resize import centre_square, encode, planes_of
 from preprocess.images.statistics import StatisticsAccumulator
 from preprocess.sources import ImageList, Storage, open_storage
@@ -85,15 +84,6 @@ class ShardOutcome:
     seconds: Seconds
     peak_memory_bytes: int
     """Of the worker process, so far."""
-
-
-def decoder_versions() -> str:
-    """The libraries that turn bytes into pixels and pixels into bytes."""
-    try:
-        pillow = f"pillow-simd {version('pillow-simd')}"
-    except PackageNotFoundError:
-        pillow = f"pillow {version('pillow')}"
-    return f"{pillow}, simplejpeg {version('simplejpeg')}"
 
 
 def make_shard(work: ShardWork) -> ShardOutcome:

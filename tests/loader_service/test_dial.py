@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from loader_service.client.http2.calls import CallError, StreamConnection
+from loader_service.client.http2.calls import StreamConnection
 from loader_service.client.http2.dial import Halt, connect
+from loader_service.client.http2.status import CallError
 
 
 @contextmanager

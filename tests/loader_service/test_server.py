@@ -124,7 +124,7 @@ KNOWN_STATUSES = {
         }
     )
 )
-@settings(deadline=None, max_examples=2000)
+@settings(max_examples=2000)
 def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]) -> None:
     stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
     fingerprint = stub.Describe(pb.DescribeRequest(), timeout=10).fingerprint
@@ -138,7 +138,7 @@ def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]
 
 
 @given(st.binary(max_size=4000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_bytes_to_the_port(loader_target: str, data: bytes) -> None:
     """Not gRPC at all, or the beginning of it: the connection is dropped and nothing else happens."""
     host, _, port = loader_target.rpartition(":")
@@ -152,7 +152,7 @@ def test_any_bytes_to_the_port(loader_target: str, data: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_bytes_as_a_request(channel: grpc.Channel, data: bytes) -> None:
     ask = channel.unary_stream("/loader_service.v1.LoaderService/StreamBatches", bytes, bytes)
     with pytest.raises(grpc.RpcError) as caught:

@@ -21,6 +21,7 @@ import pytest
 
 from loader_service.client import ClientOptions, DataLossError, LoaderClient, ServiceUnavailableError, StreamSpec
 from loader_service.client.discovery import Discovery
+from loader_service.client.window import USUAL_STEPS
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
 from preprocess.store import Store
@@ -137,7 +138,7 @@ def test_a_name_service_that_fails(tiny_store: Path, monkeypatch: pytest.MonkeyP
                 assert is_asked.wait(20)
                 time.sleep(0.5)
                 relay.forget_connections()
-                for _ in range(2 * options.prefetch_steps):
+                for _ in range(2 * USUAL_STEPS):
                     next(stream)
             assert threads_of(f"loader-{relay.target}") == []
             is_over.set()
@@ -158,7 +159,7 @@ def test_addresses_that_are_gone_are_forgotten(tiny_store: Path, monkeypatch: py
                     wait_until(lambda: len(threads_of("loader-127")) == 4, "two addresses are left")
                 current.clear()  # the name service has nothing: no reason to give up what answers
                 time.sleep(0.7)
-                for _ in range(3 * options.prefetch_steps):
+                for _ in range(3 * USUAL_STEPS):
                     next(stream)
                 assert len(threads_of("loader-127.0.0.1:")) == 2
 
@@ -196,7 +197,7 @@ def test_no_more_threads(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> N
             next(stream)
             wait_until(lambda: len(threads_of(f"loader-{target}")) == 2, "the second worker")
             assert refusals == []
-            for _ in range(2 * options.prefetch_steps):
+            for _ in range(2 * USUAL_STEPS):
                 next(stream)
 
 

@@ -59,7 +59,7 @@ def test_generated_class_reads_ours_and_ours_reads_it(num_images: int, num_crops
 
 
 @given(st.binary(max_size=60))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_bytes_are_a_part_or_a_value_error(data: bytes) -> None:
     with suppress(ValueError):
         unpack_part(data)
@@ -154,7 +154,6 @@ DESCRIPTIONS = st.builds(
 
 
 @given(spec=SPECS, description=DESCRIPTIONS, epoch=st.integers(0, 2**32 - 1), step=st.integers(0, 2**60))
-@settings(deadline=None)
 def test_a_range_and_a_description_cross_the_wire_unchanged(
     spec: StreamSpec, description: Description, epoch: int, step: int
 ) -> None:
