@@ -25,7 +25,7 @@ class _CredentialsError(Exception):
     """As the clients of object stores have: derived from nothing that is known here."""
 
 
-class _Refusing(MemoryFileSystem):  # type: ignore[misc]
+class _Refusing(MemoryFileSystem):
     """A service that refuses everything."""
 
     protocol = "refusing"
@@ -34,7 +34,7 @@ class _Refusing(MemoryFileSystem):  # type: ignore[misc]
         raise _CredentialsError("Unable to locate\ncredentials")
 
 
-class _Forgetting(MemoryFileSystem):  # type: ignore[misc]
+class _Forgetting(MemoryFileSystem):
     """A service that can be listed, and fails when a file is opened."""
 
     protocol = "forgetting"
@@ -47,7 +47,7 @@ class _Forgetting(MemoryFileSystem):  # type: ignore[misc]
         raise _CredentialsError("the token has expired")
 
 
-class _Silent(MemoryFileSystem):  # type: ignore[misc]
+class _Silent(MemoryFileSystem):
     """A service that never answers."""
 
     protocol = "silent"
