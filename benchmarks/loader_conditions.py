@@ -21,21 +21,12 @@ import grpc
 import numpy as np
 import simplejpeg
 
+from benchmarks.drawn_store import write_drawn_store
 from loader_service.client import ClientOptions, LoaderClient, StreamSpec
 from loader_service.pipeline.order import epoch_order
 from loader_service.pipeline.pipeline import pipeline_version
 from loader_service.v1 import loader_pb2 as pb
-from preprocess.store import (
-    ClassInfo,
-    ImageSpec,
-    Manifest,
-    ShardWriter,
-    SplitInfo,
-    Statistics,
-    Store,
-    write_manifest,
-    write_statistics,
-)
+from preprocess.store import ImageSpec, Store
 from tests.processes import LoaderProcess, loader_processes
 
 
@@ -223,30 +214,8 @@ def _write_many(store: Path, num_images: int, per_shard: int, side: int) -> None
         bytes(simplejpeg.encode_jpeg(generator.integers(0, 256, (side, side, 3), np.uint8), 90, "RGB", "420"))
         for _ in range(64)
     ]
-    shards = []
-    for first in range(0, num_images, per_shard):
-        with ShardWriter(store, f"shards/train-{first // per_shard:05d}.lmdb") as writer:
-            for i in range(first, min(first + per_shard, num_images)):
-                writer.add(i % 1000, b"%d" % i, images[i % 64])
-        shards.append(writer.info)
-    identity = np.eye(3)
-    statistics = Statistics(
-        num_images=num_images,
-        mean_image=np.full((side, side, 3), 128, np.float32),
-        covariance=identity,
-        eigenvalues=np.ones(3),
-        eigenvectors=identity,
-    )
-    write_manifest(
-        store,
-        Manifest(
-            image=ImageSpec(side=side, quality=90),
-            classes=tuple(ClassInfo(id=f"n{i:08d}", name=str(i)) for i in range(1000)),
-            splits={"train": SplitInfo(shards=tuple(shards))},
-            statistics_sha256=write_statistics(store, statistics),
-            source={"layout": "drawn"},
-        ),
-    )
+    spec = ImageSpec(side=side, quality=90)
+    write_drawn_store(store, images, spec, num_images=num_images, per_shard=per_shard)
 
 
 CONDITIONS: dict[str, Callable[[Path], dict[str, Any]]] = {

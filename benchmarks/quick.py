@@ -26,20 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from benchmarks.drawn_store import write_drawn_store
 from loader_service.client import ClientOptions, Limits, LoaderClient, StreamSpec
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
-from preprocess.store import (
-    ClassInfo,
-    ImageSpec,
-    Manifest,
-    ShardWriter,
-    SplitInfo,
-    Statistics,
-    Store,
-    write_manifest,
-    write_statistics,
-)
+from preprocess.store import ImageSpec, Store
 
 SIDE, CROP, BATCH_SIZE, NUM_IMAGES = 256, 224, 64, 256
 NUM_TURN_IMAGES = 2 * NUM_IMAGES
@@ -73,24 +64,7 @@ def draw_image(seed: int) -> npt.NDArray[np.uint8]:
 def write_store(path: Path) -> list[bytes]:
     """A store of drawn images; returns its JPEGs."""
     images = [bytes(simplejpeg.encode_jpeg(draw_image(i), 95, "RGB", "420")) for i in range(NUM_IMAGES)]
-    with ShardWriter(path, "shards/train-00000.lmdb") as writer:
-        for number, image in enumerate(images):
-            writer.add(0, b"%d" % number, image)
-    statistics_of = Statistics(
-        num_images=NUM_IMAGES,
-        mean_image=np.full((SIDE, SIDE, 3), 128, np.float32),
-        covariance=np.eye(3),
-        eigenvalues=np.ones(3),
-        eigenvectors=np.eye(3),
-    )
-    manifest = Manifest(
-        image=ImageSpec(side=SIDE),
-        classes=(ClassInfo(id="drawn", name="drawn"),),
-        splits={"train": SplitInfo(shards=(writer.info,))},
-        statistics_sha256=write_statistics(path, statistics_of),
-        source={"layout": "drawn"},
-    )
-    write_manifest(path, manifest)
+    write_drawn_store(path, images, ImageSpec(side=SIDE), num_images=NUM_IMAGES, per_shard=NUM_IMAGES)
     return images
 
 

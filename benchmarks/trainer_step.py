@@ -1,7 +1,7 @@
 """Measures one training step on this machine's CPU or GPU: each option against torch's LRN and plain float32.
 
     python benchmarks/trainer_step.py                       # cpu,cpu, full-size network, batch 128
-    python benchmarks/trainer_step.py --devices cuda:0,cuda:0 --torchvision
+    python benchmarks/trainer_step.py --devices cuda:0,cuda:0 --rounds 20
 
 Every variant takes its turn in each round, so that a slow minute of the machine slows all of them. The ratio is that
 of the best rounds, which other work on the machine disturbs least; the medians are shown beside it.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ class Option:
     help: str
     positional: bool
     metavar: str | None
-    choices: Sequence[Any] | None
     least: float | None
     most: float | None
     above: float | None
@@ -27,7 +26,6 @@ def option(
     *,
     positional: bool = False,
     metavar: str | None = None,
-    choices: Sequence[Any] | None = None,
     least: float | None = None,
     most: float | None = None,
     above: float | None = None,
@@ -71,6 +69,11 @@ def _is_within(found: float, spec: Option) -> bool:
 def _range_of(spec: Option) -> str:
     """``1 to 64``, ``at least 1``, ``more than 0 and at most 1``, or ``a finite number``."""
     if spec.least is not None and spec.most is not None:
-        return f"{spec.least:,} to {spec.most:,}"
+        return f"{_plain(spec.least)} to {_plain(spec.most)}"
     limits = (("at least", spec.least), ("more than", spec.above), ("at most", spec.most))
-    return " and ".join(f"{word} {limit:,}" for word, limit in limits if limit is not None) or "a finite number"
+    return " and ".join(f"{word} {_plain(limit)}" for word, limit in limits if limit is not None) or "a finite number"
+
+
+def _plain(number: float) -> str:
+    """``0.5``, or ``1,000,000`` also where it is a float."""
+    return f"{int(number) if number == int(number) else number:,}"

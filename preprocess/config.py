@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from commandline import option
-from preprocess.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
+from commandline import check_options, option
+from preprocess.images.limits import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from preprocess.sources import Layout, SourceOptions
-from preprocess.store.format import Encoding, ImageSpec, Subsampling
+from preprocess.store.format import LARGEST_SIDE, SMALLEST_SIDE, Encoding, ImageSpec, Subsampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,54 +32,55 @@ class RunConfig:
         ),
     )
     shorter_side: int = field(
-        default=256, metadata=option("pixels of the shorter side, and of the centre square that is kept")
+        default=256,
+        metadata=option(
+            "pixels of the shorter side, and of the centre square that is kept: the loader serves squares of one size",
+            least=SMALLEST_SIDE,
+            most=LARGEST_SIDE,
+        ),
     )
-    no_crop: bool = field(default=False, metadata=option("refused: says why images must be square"))
-    quality: int = field(default=95, metadata=option("JPEG quality, 1 to 100"))
+    quality: int = field(default=95, metadata=option("JPEG quality", least=1, most=100))
     subsampling: Subsampling = field(default="4:2:0", metadata=option("JPEG chroma subsampling"))
     apply_exif: bool = field(
         default=False, metadata=option("turn images as their EXIF orientation says; the original pipeline does not")
     )
-    images_per_shard: int = field(default=1024, metadata=option("images in a shard, which is one Ray task"))
-    shuffle_seed: int = field(default=0, metadata=option("seed of the shuffle that makes each shard a fair sample"))
+    images_per_shard: int = field(default=1024, metadata=option("images in a shard, which is one Ray task", least=1))
+    shuffle_seed: int = field(
+        default=0, metadata=option("seed of the shuffle that makes each shard a fair sample", least=0, most=2**63 - 1)
+    )
     max_bad_images: int = field(
-        default=0, metadata=option("images that may be unusable (they go to quarantine) before the run fails")
+        default=0, metadata=option("images that may go to quarantine before the run fails", least=0)
     )
     max_pixels: int = field(
-        default=DEFAULT_MAX_PIXELS, metadata=option("an image with more pixels is refused without being decoded")
+        default=DEFAULT_MAX_PIXELS,
+        metadata=option(
+            "an image with more pixels goes to quarantine without being decoded", least=1, most=LARGEST_MAX_PIXELS
+        ),
     )
     workers: int | None = field(
-        default=None, metadata=option("processes of the local Ray (default: one for each processor)")
+        default=None, metadata=option("processes of the local Ray (default: one for each processor)", least=1)
     )
     ray_address: str | None = field(
         default=None, metadata=option("a running Ray cluster (HOST:PORT or auto) instead of a local Ray")
     )
     task_memory_bytes: int = field(
-        default=512 << 20, metadata=option("memory that Ray reserves for each task; more than an image ever takes")
+        default=512 << 20,
+        metadata=option("memory that Ray reserves for each task; one takes about 150 MB", least=1),
     )
     json: bool = field(default=False, metadata=option("print the report as JSON on stdout"))
 
     def __post_init__(self) -> None:
-        if self.no_crop:
+        check_options(self)
+        if self.encoding == "yuv420" and self.shorter_side % 2:
             raise ValueError(
-                "--no-crop: the loader cuts fixed crops from images of one size and subtracts a mean image of that "
-                "size, so it cannot serve images of different shapes; use --shorter-side for larger squares"
+                f"--shorter-side: expected an even number of pixels for --encoding yuv420, found {self.shorter_side}"
             )
-        _at_least("images-per-shard", self.images_per_shard, 1)
-        _at_least("max-bad-images", self.max_bad_images, 0)
-        if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
-            raise ValueError(f"--max-pixels: expected 1 to {LARGEST_MAX_PIXELS:,}, found {self.max_pixels:,}")
-        _at_least("shuffle-seed", self.shuffle_seed, 0)
-        _at_least("task-memory-bytes", self.task_memory_bytes, 1)
-        if self.workers is not None:
-            _at_least("workers", self.workers, 1)
-            if self.ray_address is not None:
-                raise ValueError("--workers: expected none with --ray-address, since the cluster's nodes decide")
-        _ = self.image
+        if self.workers is not None and self.ray_address is not None:
+            raise ValueError("--workers: expected none with --ray-address, since the cluster's nodes decide")
 
     @property
     def image(self) -> ImageSpec:
-        """How the images are to be made. Raises ValueError for what cannot be."""
+        """How the images are to be made."""
         return ImageSpec(
             encoding=self.encoding,
             side=self.shorter_side,
@@ -99,12 +100,11 @@ class VerifyConfig:
 
     store: Path = field(metadata=option("the store", positional=True))
     all: bool = field(default=False, metadata=option("decode every image rather than a sample of 64 a shard"))
-    workers: int | None = field(default=None, metadata=option("processes (default: one for each processor)"))
+    workers: int | None = field(default=None, metadata=option("processes (default: one for each processor)", least=1))
     json: bool = field(default=False, metadata=option("print the result as JSON on stdout"))
 
     def __post_init__(self) -> None:
-        if self.workers is not None:
-            _at_least("workers", self.workers, 1)
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,19 +125,12 @@ class SampleConfig:
     """``sample``: a small data set drawn by code."""
 
     out: Path = field(metadata=option("folder to write; must not exist or be empty"))
-    classes: int = field(default=8, metadata=option("number of classes, 2 to 10"))
-    train_per_class: int = field(default=150, metadata=option("training images of each class"))
-    val_per_class: int = field(default=25, metadata=option("validation images of each class"))
-    seed: int = field(default=0, metadata=option("the same seed draws the same files, byte for byte"))
+    classes: int = field(default=8, metadata=option("number of classes", least=2, most=10))
+    train_per_class: int = field(default=150, metadata=option("training images of each class", least=1))
+    val_per_class: int = field(default=25, metadata=option("validation images of each class", least=1))
+    seed: int = field(
+        default=0, metadata=option("the same seed draws the same files, byte for byte", least=0, most=2**64 - 1)
+    )
 
     def __post_init__(self) -> None:
-        if not 2 <= self.classes <= 10:
-            raise ValueError(f"--classes: expected 2 to 10, found {self.classes}")
-        _at_least("train-per-class", self.train_per_class, 1)
-        _at_least("val-per-class", self.val_per_class, 1)
-        _at_least("seed", self.seed, 0)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"--{name}: expected at least {least}, found {value}")
+        check_options(self)

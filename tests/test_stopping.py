@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ def test_the_first_is_remembered_and_the_second_ctrl_c_raises() -> None:
     with StopRequests() as stop:
         assert not stop.requested
         signal.raise_signal(signal.SIGTERM)
-        assert stop.wait(10)
+        assert stop.wait(60)
         assert stop.exit_code == 143
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -37,11 +36,9 @@ def test_waits_no_longer_than_asked() -> None:
 def test_a_signal_that_another_thread_gets_ends_the_wait() -> None:
     """The kernel gives a signal to any thread that does not block it; Python's handlers run on the main one."""
     with StopRequests() as stop:
-        began = time.monotonic()
         thread = threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
         thread.start()
-        assert stop.wait(30)
-        assert time.monotonic() - began < 20
+        assert stop.wait()  # without end, if nothing wakes it
         thread.join()
     assert stop.received is signal.SIGTERM
 
@@ -50,7 +47,7 @@ def test_one_inside_another() -> None:
     with StopRequests() as outer:
         with StopRequests(signal.SIGINT) as inner:
             signal.raise_signal(signal.SIGINT)
-            assert inner.wait(10)
+            assert inner.wait(60)
         assert not outer.requested
         signal.raise_signal(signal.SIGINT)
-        assert outer.wait(10)
+        assert outer.wait(60)

@@ -1,36 +1,75 @@
 """The trainer's commands. What they run is imported late: torch takes seconds to load."""
 
-from collections.abc import Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 from commandline import Command, run_program
-from loader_service.wire.errors import LoaderError
-from trainer.config import EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
+from loader_service.client import LoaderError
+from trainer.config import DescribeConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from trainer.errors import TrainerError
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Runs one command and returns its exit code."""
-    return run_program(
-        "alexnet-trainer",
-        "Trains AlexNet as two columns on two devices, from the loader service.",
-        [
-            Command(
-                "train",
-                TrainConfig,
-                _train,
-                "train a network, or continue",
-                "Trains a network, or continues. To get the published numbers (40.7 / 18.2 % error, ten crops) use\n"
-                "--recipe convnet2012, the default: it is what the authors ran. --recipe paper is the text's words.\n"
-                "Start it with torchrun to use more than two devices.",
-            ),
-            Command("evaluate", EvaluateConfig, _evaluate, "error rates of a network, centre and ten crops"),
-            Command("predict", PredictConfig, _predict, "what a network makes of picture files"),
-            Command("report", ReportConfig, _report, "one HTML file about a run: curves, filters, examples"),
-            Command("export", ExportConfig, _export, "a network's weights as a safetensors file"),
-        ],
-        argv,
-        user_errors=(LoaderError, TrainerError),
-    )
+    """Runs one command and returns its exit code; SIGTERM ends any command with 143, and nothing half-written."""
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["train"] and "--describe" in given:
+        print("alexnet-trainer train: error: --describe is a command now: alexnet-trainer describe", file=sys.stderr)
+        return 2
+    commands = [
+        Command(
+            "train",
+            TrainConfig,
+            _train,
+            "train a network, or continue",
+            "Trains a network, or continues. To get the published numbers (40.7 / 18.2 % error, ten crops) use\n"
+            "--recipe convnet2012, the default: it is what the authors ran. --recipe paper is the text's words.\n"
+            "Start it with torchrun to use more than two devices.",
+        ),
+        Command("evaluate", EvaluateConfig, _evaluate, "error rates of a network, centre and ten crops"),
+        Command("predict", PredictConfig, _predict, "what a network makes of picture files"),
+        Command("report", ReportConfig, _report, "one HTML file about a run: curves, filters, examples"),
+        Command("describe", DescribeConfig, _describe, "the network that options make: layers, shapes, sizes"),
+        Command("export", ExportConfig, _export, "a network's weights as a safetensors file"),
+    ]
+    with _ending_on_sigterm():
+        try:
+            return run_program(
+                "alexnet-trainer",
+                "Trains AlexNet as two columns on two devices, from the loader service.",
+                commands,
+                argv,
+                user_errors=(LoaderError, TrainerError),
+            )
+        except _Terminated:
+            print("alexnet-trainer: stopped by SIGTERM", file=sys.stderr)
+            return 128 + signal.SIGTERM
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: unwinds as KeyboardInterrupt does."""
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Has SIGTERM unwind what runs, so that it closes and removes what it leaves; training has a gentler way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what closes now must not be broken off
+        raise _Terminated
+
+    before: Callable[[int, FrameType | None], Any] | int | None = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _train(config: TrainConfig) -> int:
@@ -55,6 +94,12 @@ def _report(config: ReportConfig) -> int:
     from trainer.report.report import run_report
 
     return run_report(config)
+
+
+def _describe(config: DescribeConfig) -> None:
+    from trainer.describe_command import run_describe
+
+    run_describe(config)
 
 
 def _export(config: ExportConfig) -> int:

@@ -14,8 +14,20 @@ class DeviceError(TrainerError):
 
 
 class DivergedError(TrainerError):
-    """The loss is no longer a finite number."""
+    """The loss, the weights or a network's outputs are no longer finite numbers."""
 
 
 class InputFileError(TrainerError):
     """A picture cannot be read, or the library that reads it is missing."""
+
+
+class RanksError(TrainerError):
+    """Another process of the same run is gone, silent, or not where this one is."""
+
+
+class PeerFailedError(TrainerError):
+    """Another process of the same run gets no batches; this one is at the same place and can save."""
+
+
+class Stopped(TrainerError):
+    """A stop signal came while this waited for something else."""

@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 
-from loader_service.client.client import LoaderClient
-from trainer.checkpoint.saved_network import LoadedNetwork, load_network
+from loader_service.client import LoaderClient
+from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.config import EvaluateConfig
-from trainer.data.centring import Centring
-from trainer.errors import CheckpointError, TrainerError
-from trainer.evaluate import Crops, Evaluation, evaluate
-from trainer.ranks import Ranks, devices_of_rank
+from trainer.devices import devices_of_rank
+from trainer.errors import TrainerError
+from trainer.evaluate import CROPS_IN_WORDS, Crops, Evaluation, evaluate_loaded
 
 WORST_CONFUSIONS = 10
 
@@ -21,25 +20,15 @@ def run_evaluate(config: EvaluateConfig) -> int:
     devices = devices_of_rank(config.devices, 0)
     loaded = [load_network(path, devices) for path in config.checkpoint]
     wanted: tuple[Crops, ...] = ("centre", "ten") if config.crops == "both" else (config.crops,)
-    with LoaderClient(config.target, config.client_options) as client:
-        description = client.describe()
-        if description.splits.get(config.split, 0) < 1:
-            raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
-        _refuse_different(loaded, description.classes)
-        centring = Centring(loaded[0].plan.mean_image, loaded[0].plan.crop, devices, channels_last=True)
-        results = [
-            evaluate(
-                [each.network for each in loaded],
-                centring,
-                client,
-                split=config.split,
-                crops=crops,
-                crop=loaded[0].plan.crop,
-                batch_size=min(config.batch_size, description.splits[config.split]),
-                ranks=Ranks(),
-            )
-            for crops in wanted
-        ]
+    client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
+    description = client.describe()
+    if description.splits.get(config.split, 0) < 1:
+        raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
+    refuse_others(loaded, description)
+    results = [
+        evaluate_loaded(loaded, client, split=config.split, crops=crops, batch_size=config.batch_size)
+        for crops in wanted
+    ]
     if config.json:
         print(json.dumps(_as_json(config, loaded, results)))
     else:
@@ -61,19 +50,6 @@ def worst_confusions(confusion: torch.Tensor, limit: int = WORST_CONFUSIONS) -> 
     num_classes = len(confusion)
     found = zip(places.tolist(), counts.tolist(), strict=True)
     return [(place // num_classes, place % num_classes, count) for place, count in list(found)[:limit] if count]
-
-
-def _refuse_different(loaded: list[LoadedNetwork], classes: tuple[tuple[str, str], ...]) -> None:
-    for each in loaded:
-        if each.plan.crop != loaded[0].plan.crop:
-            raise CheckpointError(
-                f"{each.path}: expected crop {loaded[0].plan.crop} as in {loaded[0].path}, found {each.plan.crop}"
-            )
-        if [id_ for id_, _ in each.plan.classes] != [id_ for id_, _ in classes]:
-            raise CheckpointError(
-                f"{each.path}: was trained on other classes ({len(each.plan.classes)}) than the loaders serve "
-                f"({len(classes)})"
-            )
 
 
 def _as_json(config: EvaluateConfig, loaded: list[LoadedNetwork], results: list[Evaluation]) -> dict[str, Any]:
@@ -98,9 +74,9 @@ def _as_json(config: EvaluateConfig, loaded: list[LoadedNetwork], results: list[
 
 def _print(result: Evaluation, loaded: list[LoadedNetwork], *, classes: bool) -> None:
     averaged = f", {len(loaded)} networks averaged" if len(loaded) > 1 else ""
-    name = "ten crops" if result.crops == "ten" else "centre crop"
     print(
-        f"{name}{averaged}: top-1 error {100 * result.top1_error:.2f} %, top-5 error {100 * result.top5_error:.2f} %, "
+        f"{CROPS_IN_WORDS[result.crops]}{averaged}: top-1 error {100 * result.top1_error:.2f} %, "
+        f"top-5 error {100 * result.top5_error:.2f} %, "
         f"loss {result.loss:.4f}, {result.num_images:,} images"
     )
     if not classes:

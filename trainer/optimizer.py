@@ -56,8 +56,9 @@ class PaperUpdate:
 
     @torch.no_grad()
     def load(self, velocities: Mapping[str, Tensor]) -> None:
-        """Continues from ``velocities`` by parameter name."""
-        assert velocities.keys() == self.velocities.keys()
+        """Continues from ``velocities`` by parameter name. Raises ValueError when they are of other parameters."""
+        if velocities.keys() != self.velocities.keys():
+            raise ValueError("expected a velocity for each parameter")
         for name, value in velocities.items():
             self.velocities[name].copy_(value)
 

@@ -1,85 +1,85 @@
 """The ``predict`` command: what a trained network makes of any picture files."""
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from trainer.checkpoint.saved_network import load_network
+from commandline import one_line, write_line
+from trainer.checkpoint.saved_network import LoadedNetwork, load_network
 from trainer.config import PredictConfig
 from trainer.data.centring import Centring
-from trainer.errors import InputFileError, TrainerError
-from trainer.ranks import devices_of_rank
-
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-"""Formats that are opened: an image library's rarer decoders are where its security holes are."""
-MAX_PIXELS = 178_956_970
+from trainer.data.crops import Pixels, ten_crops
+from trainer.devices import devices_of_rank
+from trainer.errors import DivergedError, InputFileError
+from trainer.evaluate import class_probabilities
 
 
 def run_predict(config: PredictConfig) -> int:
-    """Prints the most probable classes of each picture."""
+    """Prints the most probable classes of each picture; those that cannot be read are named, and make it fail."""
     loaded = load_network(config.checkpoint, devices_of_rank(config.devices, 0))
-    network, plan = loaded.network, loaded.plan
-    centring = Centring(plan.mean_image, plan.crop, network.devices, channels_last=True)
-    documents: list[tuple[str, list[dict[str, Any]]]] = []
+    plan = loaded.plan
+    centring = Centring(plan.mean_image, plan.crop, loaded.network.devices, channels_last=True)
+    documents: list[dict[str, Any]] = []
+    num_bad = 0
     for path in config.images:
-        square = read_square(path, plan.mean_image.shape[0])
-        crops = torch.from_numpy(ten_crops(square, plan.crop))
-        with torch.no_grad():
-            inputs = [centring(crops.to(device)) for device in network.devices]
-            probabilities = network(inputs).softmax(1).mean(0).cpu()  # [P] 4.1: averaged after the softmax
-        top = probabilities.topk(min(config.top, len(probabilities)))
-        guesses: list[dict[str, Any]] = [
-            {"class": plan.classes[label][0], "name": plan.classes[label][1], "probability": value}
-            for value, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ]
-        documents.append((str(path), guesses))
+        try:
+            square = read_square(path, len(plan.mean_image))
+        except InputFileError as error:
+            num_bad += 1
+            write_line(f"alexnet-trainer predict: error: {error}")
+            documents.append({"image": str(path), "error": str(error)})
+            continue
+        guesses = _guesses(loaded, _probabilities(loaded, centring, square), config.top)
+        documents.append({"image": str(path), "guesses": guesses})
+        if not config.json:
+            print(path)
+            for guess in guesses:
+                print(f"  {100 * guess['probability']:5.1f} %  {guess['name']}")
     if config.json:
-        print(json.dumps([{"image": image, "guesses": guesses} for image, guesses in documents]))
-        return 0
-    for image, guesses in documents:
-        print(image)
-        for guess in guesses:
-            print(f"  {100 * guess['probability']:5.1f} %  {guess['name']}")
-    return 0
+        print(json.dumps(documents))
+    return 1 if num_bad else 0
 
 
-def read_square(path: Path, side: int) -> npt.NDArray[np.uint8]:
-    """uint8 [side, side, 3]: the shorter side scaled to ``side``, the centre kept, as the store's images are made.
+def read_square(path: Path, side: int) -> Pixels:
+    """uint8 [side, side, 3]: the picture as preprocess would store it, but for the store's own encoding.
 
-    Raises InputFileError when the file is not a picture or no imaging library is installed.
+    Raises InputFileError when the file is no picture that preprocess would take, or its libraries are not installed.
     """
     try:
-        # By name: nothing else in the trainer may need an imaging library, and the import rules see to that.
-        library: Any = importlib.import_module("PIL.Image")
-    except ImportError:
-        raise InputFileError("predict reads pictures with Pillow or pillow-simd: pip install pillow") from None
-    library.MAX_IMAGE_PIXELS = MAX_PIXELS
+        # Imported here: nothing else in the trainer needs an imaging library, and most trainers have none.
+        from preprocess.images.decode import UnusableImageError, decode
+        from preprocess.images.resize import centre_square
+    except ImportError as error:
+        raise InputFileError(
+            f"predict reads pictures as preprocess does, with libraries of its own ({error.name} is missing): "
+            "pip install 'alexnet-pipeline[predict]'"
+        ) from None
     try:
-        with library.open(path, formats=FORMATS) as opened:
-            image = opened.convert("RGB")
+        return np.array(centre_square(decode(path.read_bytes()), side).convert("RGB"), np.uint8)
     except FileNotFoundError:
         raise InputFileError(f"{path}: no such file") from None
-    except (OSError, ValueError, SyntaxError, library.DecompressionBombError) as error:
-        raise InputFileError(f"{path}: not a picture that can be read ({error})") from None
-    width, height = image.size
-    shorter = min(width, height)
-    size = (max(side, round(width * side / shorter)), max(side, round(height * side / shorter)))
-    image = image.resize(size, library.Resampling.BICUBIC)
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return np.array(image.crop((left, top, left + side, top + side)), np.uint8)
+    except OSError as error:
+        raise InputFileError(f"{path}: {error.strerror or one_line(error)}") from None
+    except UnusableImageError as error:
+        raise InputFileError(f"{path}: not a picture that can be read: {error}") from None
 
 
-def ten_crops(square: npt.NDArray[np.uint8], crop: int) -> npt.NDArray[np.uint8]:
-    """uint8 [10, crop, crop, 3]: four corners and the centre, then their mirror images ([P] 4.1)."""
-    side = square.shape[0]
-    if crop > side:
-        raise TrainerError(f"crop: expected at most the stored side {side}, found {crop}")
-    edge, middle = side - crop, (side - crop) // 2
-    corners = [(0, 0), (0, edge), (edge, 0), (edge, edge), (middle, middle)]
-    five = np.stack([square[top : top + crop, left : left + crop] for top, left in corners])
-    return np.concatenate([five, five[:, :, ::-1]])
+def _probabilities(loaded: LoadedNetwork, centring: Centring, square: Pixels) -> Tensor:
+    crops = torch.from_numpy(ten_crops(square, loaded.plan.crop))[None]
+    images = {device: crops.to(device) for device in loaded.network.devices}
+    probabilities = class_probabilities([loaded.network], centring, images)[0].cpu()
+    if not probabilities.isfinite().all():
+        raise DivergedError(f"{loaded.path}: the network's outputs are not finite numbers")
+    return probabilities
+
+
+def _guesses(loaded: LoadedNetwork, probabilities: Tensor, limit: int) -> list[dict[str, Any]]:
+    top = probabilities.topk(min(limit, len(probabilities)))
+    return [
+        {"class": loaded.plan.classes[label][0], "name": loaded.plan.classes[label][1], "probability": value}
+        for value, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+    ]

@@ -1,31 +1,46 @@
-"""Several trainer processes (torchrun): who this one is, its devices, its slice of each step, and sums over all."""
+"""Several trainer processes (torchrun): who this one is, its slice of each step, and what all agree on."""
 
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.errors import DeviceError
+from commandline import one_line
+from loader_service.client import StreamSpec
+from trainer.errors import PeerFailedError, RanksError, Stopped, TrainerError
 from trainer.network.columns import BatchSlice
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others in one sum before it gives up."""
+T = TypeVar("T")
+
+LEAST_PATIENCE_S = 600.0
+"""How long a rank waits for the others in one exchange before it gives up, at least."""
+PARENT_LOOK_S = 1.0
+PARENT_GRACE_S = 30.0
+"""How long a rank whose parent has died may take to save and end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among ``world_size`` equal ones; each drives its own devices on its slice of every step."""
+    """This process among ``world_size`` equal ones; each drives its own devices on its slice of every step.
+
+    Every method but ``leads`` and ``rows`` is called by all ranks together, and raises RanksError when one is gone.
+    """
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
     votes: Any = None
-    """A gloo group for small sums on the CPU; None when there is one process."""
+    """A gloo group for small exchanges on the CPU; None when there is one process."""
 
     @property
     def leads(self) -> bool:
@@ -33,56 +48,126 @@ class Ranks:
         return self.rank == 0
 
     def rows(self, batch_size: int) -> BatchSlice:
-        """This rank's part of a step: the same arithmetic as StreamSpec's."""
-        return BatchSlice(
-            begin=self.rank * batch_size // self.world_size,
-            end=(self.rank + 1) * batch_size // self.world_size,
-            total=batch_size,
-        )
+        """This rank's part of a step: that of its stream."""
+        begin, end = StreamSpec(batch_size=batch_size, rank=self.rank, world_size=self.world_size).slice
+        return BatchSlice(begin=begin, end=end, total=batch_size)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replaces every gradient by its sum over the ranks; launched together, in the same order everywhere."""
         if self.world_size == 1:
             return
-        works = [dist.all_reduce(p.grad, async_op=True) for p in parameters if p.grad is not None]
-        for work in works:
-            work.wait()
+        with _one_line_of_a_dead_peer():
+            works = [dist.all_reduce(p.grad, async_op=True) for p in parameters if p.grad is not None]
+            for work in works:
+                work.wait()
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of ``values`` over the ranks, on the CPU."""
         values = values.detach().cpu().clone()
         if self.world_size > 1:
-            dist.all_reduce(values, group=self.votes)
+            with _one_line_of_a_dead_peer():
+                dist.all_reduce(values, group=self.votes)
         return values
 
-    def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
-        """Whether any rank wants to stop, and whether the leading one wants to save; all must ask at the same step."""
+    def agree(self, *, stop: bool, failure: Exception | None, save: bool = False) -> bool:
+        """Whether the leading rank wants to save now. Raises Stopped where any rank wants to stop, and ``failure``
+        where any rank has failed, on all of them alike: so all hold the same state then, and can save it together.
+        """
         if self.world_size == 1:
-            return stop, save
-        wishes = self.sum(torch.tensor([int(stop), int(save and self.leads)])).tolist()
-        return wishes[0] > 0, wishes[1] > 0
+            wishes = [stop, failure is not None, save]
+        else:
+            mine = torch.tensor([int(stop), int(failure is not None), int(save and self.leads)])
+            wishes = [wish > 0 for wish in self.sum(mine).tolist()]
+        if wishes[0]:
+            raise Stopped("a signal asked to stop")
+        if wishes[1]:
+            raise failure or PeerFailedError("another rank gets no batches: its own line says why")
+        return wishes[2]
+
+    def decide(self, choose: Callable[[], T]) -> T:
+        """What ``choose`` returns on the leading rank, which alone calls it; its errors are raised everywhere."""
+        if self.world_size == 1:
+            return choose()
+        answer: list[Any] = [None, None]
+        failure: Exception | None = None
+        if self.leads:
+            try:
+                answer[0] = choose()
+            except Exception as error:
+                failure = error
+                answer[1] = one_line(error)
+        with _one_line_of_a_dead_peer():
+            dist.broadcast_object_list(answer, src=0, group=self.votes)
+        if failure is not None:
+            raise failure
+        if answer[1] is not None:
+            raise TrainerError(f"rank 0: {answer[1]}")
+        chosen: T = answer[0]
+        return chosen
+
+    def expect_same(self, what: str) -> None:
+        """Raises RanksError on every rank when one of them says something else than the leading one."""
+        if self.world_size == 1:
+            return
+        answers: list[Any] = [None] * self.world_size
+        with _one_line_of_a_dead_peer():
+            dist.all_gather_object(answers, (socket.gethostname(), what), group=self.votes)
+        for rank, (host, theirs) in enumerate(answers):
+            if theirs != answers[0][1]:
+                raise RanksError(
+                    f"rank {rank} on {host} {theirs}, but rank 0 on {answers[0][0]} {answers[0][1]}: the run folder "
+                    "must be on storage that all ranks see"
+                )
 
 
-def join_ranks(devices: Sequence[torch.device]) -> Ranks:
-    """Joins the group that torchrun's environment describes; alone without one. End with :func:`leave_ranks`."""
+@contextmanager
+def _one_line_of_a_dead_peer() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, dist.DistError) as error:
+        raise RanksError(f"another rank is gone, or silent for too long ({_first_clause(error)})") from None
+
+
+def _first_clause(error: Exception) -> str:
+    return one_line(error).split("] ")[-1].split(". ")[0][:120]
+
+
+@contextmanager
+def joined_ranks(devices: Sequence[torch.device], service_timeout_s: float) -> Iterator[Ranks]:
+    """Joins the group that torchrun's environment describes, and leaves it at the end; alone without one."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        return Ranks()
+        yield Ranks()
+        return
     backend = "nccl" if any(device.type == "cuda" for device in devices) else "gloo"
-    if not dist.is_initialized():
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    return Ranks(
-        rank=dist.get_rank(),
-        local_rank=local_rank(),
-        world_size=world_size,
-        votes=dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT),
-    )
-
-
-def leave_ranks(ranks: Ranks) -> None:
-    """Leaves the group, if there is one."""
-    if ranks.world_size > 1:
+    # One rank may wait for its batch as long as the service may be away while the others wait for that rank.
+    patience = timedelta(seconds=max(LEAST_PATIENCE_S, 2 * service_timeout_s))
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait for the others to come
+    try:
+        with _one_line_of_a_dead_peer():
+            dist.init_process_group(backend, timeout=patience)
+            votes = dist.new_group(backend="gloo", timeout=patience)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    ended = threading.Event()
+    watch = threading.Thread(target=_end_with_parent, args=(os.getppid(), ended), name="parent-watch", daemon=True)
+    watch.start()
+    try:
+        yield Ranks(rank=dist.get_rank(), local_rank=local_rank(), world_size=world_size, votes=votes)
+    finally:
+        ended.set()
+        watch.join(2 * PARENT_LOOK_S)
         dist.destroy_process_group()
+
+
+def _end_with_parent(parent: int, ended: threading.Event) -> None:
+    """Has this process stop as by SIGTERM when its parent (torchrun) has died, and ends it if it does not."""
+    while not ended.wait(PARENT_LOOK_S):
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if not ended.wait(PARENT_GRACE_S):
+                os._exit(128 + signal.SIGTERM)
+            return
 
 
 def local_rank() -> int:
@@ -90,41 +175,9 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def devices_of_rank(names: Sequence[str], rank_on_machine: int, num_columns: int = 2) -> tuple[torch.device, ...]:
-    """The devices of one rank's columns.
-
-    ``names`` lists the machine's devices: rank r takes the r-th pair. A single pair of CPUs serves every rank. Empty
-    means automatic: the r-th pair of GPUs, or one GPU twice where there is one, or ``cpu,cpu``.
-    Raises DeviceError for a device that does not exist or a list that does not reach.
-    """
-    num_gpus = torch.cuda.device_count()
-    if not names:
-        if num_gpus == 0:
-            names = ("cpu", "cpu")
-        elif num_gpus == 1:
-            names = ("cuda:0", "cuda:0")
-        else:
-            names = tuple(f"cuda:{index}" for index in range(num_gpus))
-    if len(names) == 1:
-        names = (names[0], names[0])
-    pairs = [names[begin : begin + 2] for begin in range(0, len(names) - 1, 2)]
-    place = 0 if len(pairs) == 1 and set(names) == {"cpu"} else rank_on_machine
-    if place >= len(pairs):
-        raise DeviceError(
-            f"devices: rank {rank_on_machine} on this machine needs devices {2 * place} and {2 * place + 1} of the "
-            f"list, found {len(names)}: {','.join(names)}"
-        )
-    return tuple(_checked(name) for name in pairs[place][:num_columns])
-
-
-def _checked(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(f"devices: expected names such as cpu or cuda:0, found {name!r}") from None
-    if device.type == "cuda":
-        index = device.index or 0
-        if index >= torch.cuda.device_count():
-            raise DeviceError(f"devices: {name} does not exist; this machine has {torch.cuda.device_count()} GPUs")
-        return torch.device("cuda", index)
-    return device
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """A short digest of tensors' bytes, the same wherever they are held."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -2,58 +2,68 @@
 
 import contextlib
 import json
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from commandline import Progress, write_line
 from commandline.stopping import StopRequests
-from loader_service.client.client import LoaderClient
-from loader_service.wire.errors import LoaderError
-from loader_service.wire.types import Description
+from loader_service.client import LoaderClient, LoaderError
+from trainer.checkpoint.folder import numbered
 from trainer.checkpoint.identity import identity_of
 from trainer.checkpoint.keeper import Keeper, last_saved
-from trainer.checkpoint.saved_network import NetworkPlan
+from trainer.checkpoint.lock import RunLock
+from trainer.checkpoint.saved_network import plan_of_run
 from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
 from trainer.data.centring import Centring
 from trainer.data.feed import DeviceBatch, Feed, allocator
-from trainer.errors import DeviceError, DivergedError, TrainerError
-from trainer.evaluate import Evaluation, evaluate
+from trainer.devices import devices_of_rank
+from trainer.errors import DeviceError, DivergedError, PeerFailedError, RanksError, Stopped, TrainerError
+from trainer.evaluate import tally
 from trainer.monitor.interval import Interval
-from trainer.monitor.metrics import EpochPoint, MetricsWriter
+from trainer.monitor.metrics import METRICS_NAME, EpochPoint, MetricsWriter, history_of
 from trainer.monitor.prometheus import Exporter
 from trainer.monitor.run_record import write_record
 from trainer.monitor.starvation import StarvationWatch
 from trainer.network.columns import TwoColumns
-from trainer.network.describe import describe_architecture, describe_run
+from trainer.network.describe import describe_architecture
 from trainer.optimizer import PaperUpdate
-from trainer.ranks import Ranks, devices_of_rank, join_ranks, leave_ranks, local_rank
-from trainer.recipes.schedule import ScheduleState, after_epoch, colour_phases, rates_at
-from trainer.report.charts import write_curve
+from trainer.ranks import Ranks, joined_ranks, local_rank
+from trainer.recipes.schedule import ScheduleState, after_epoch, colour_phases, is_better, rates_at
+from trainer.report.curve import CurveWriter
+from trainer.report.epoch_line import epoch_line
+from trainer.validation import Validation
+from trainer.waiting import unless_stopped
 
-VALIDATION_BATCH = 128
-"""Images of a validation step, at most."""
+VALIDATION_AHEAD = 4  # steps before an epoch's end at which the first batches of its validation are asked for
 
 
 def train(config: TrainConfig) -> int:
     """Runs ``train``: returns the exit code, 0 when the schedule has ended, 130 or 143 when a signal stopped it."""
-    if config.describe:
-        print(describe_run(config))
-        return 0
     devices = devices_of_rank(config.devices, local_rank(), 1 if config.columns == "one" else 2)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    ranks = join_ranks(devices)
-    try:
-        with LoaderClient(config.target, config.client_options) as client, StopRequests() as stop:
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(joined_ranks(devices, config.service_timeout_s))
+        stop = stack.enter_context(StopRequests())
+        try:
+            ranks.decide(lambda: str(stack.enter_context(RunLock(config.run_dir))))
+            client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
+            unless_stopped(client.describe, stop)
             return Run(config, client, devices, ranks, stop).go()
-    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
-        assert config.run_dir is not None
-        raise DeviceError(f"{str(error).splitlines()[0]}; {last_saved(config.run_dir)}") from None
-    finally:
-        leave_ranks(ranks)
+        except Stopped:
+            write_line("stopped before the first step")
+            return stop.exit_code
+        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+            raise DeviceError(f"{str(error).splitlines()[0]}; {last_saved(config.run_dir)}") from None
+        except OSError as error:
+            if error.filename is None:  # not a file's
+                raise
+            raise TrainerError(f"{error.filename}: {error.strerror}; {last_saved(config.run_dir)}") from None
+        except RanksError as error:
+            if stop.requested:
+                return stop.exit_code
+            raise RanksError(f"{error}; {last_saved(config.run_dir)}") from None
 
 
 class Run:
@@ -67,12 +77,10 @@ class Run:
         ranks: Ranks,
         stop: StopRequests,
     ) -> None:
-        assert config.run_dir is not None
         self.config, self.client, self.ranks, self.stop = config, client, ranks, stop
-        self.run_dir: Path = config.run_dir
         self.recipe = config.resolved_recipe
         self.description = client.describe()
-        self.plan = _plan(config, self.description)
+        self.plan = plan_of_run(config, self.description)
         num_images = self.description.splits[config.split]
         self.steps_per_epoch = config.stream_spec(self.plan.crop, 0.0, 0, 1).num_steps(num_images)
         network = TwoColumns(self.plan.architecture(), devices, init=config.init, seed=config.seed)
@@ -90,62 +98,83 @@ class Run:
             epoch_sums=torch.zeros(4, dtype=torch.float64, device=devices[0]),
         )
         identity = identity_of(config, self.plan, self.description)
-        self.keeper = Keeper(config, self.run_dir, identity, self.plan, self.state, ranks)
+        self.keeper = Keeper(config, identity, self.plan, self.state, ranks, num_images=num_images)
         self.metrics: MetricsWriter | None = None
         self.exporter: Exporter | None = None
+        self.curve = CurveWriter(config.run_dir)
+        self.validation = Validation(
+            client,
+            network,
+            self.centring,
+            split=config.validation_split,
+            crop=self.plan.crop,
+            ranks=ranks,
+            stopping=self._is_stopping,
+        )
 
     def go(self) -> int:
         """Trains from the start or the checkpoint to the end of the schedule."""
-        self.keeper.resume()
-        if self.ranks.leads:
-            write_line(describe_architecture(self.plan.architecture()).splitlines()[-1])
-            write_record(self.run_dir, self.config, self.plan, self.description, self.ranks)
-        with contextlib.ExitStack() as stack:
+        config, state = self.config, self.state
+        start = self.keeper.resume(aside=(config.run_dir / METRICS_NAME,))
+        end_epoch = self.recipe.schedule.end_epoch
+        epoch_images = self.steps_per_epoch * config.batch_size
+        if state.schedule.finished:
             if self.ranks.leads:
+                write_line(f"nothing is left to train: {state.epoch} epochs of --epochs {end_epoch} have been")
+                self._print_result()
+            return 0
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.validation)
+            if self.ranks.leads:
+                write_line(describe_architecture(self.plan.architecture()).splitlines()[-1])
+                write_record(config.run_dir, config, self.plan, self.description, self.ranks)
                 writer = MetricsWriter(
-                    self.run_dir, from_step=self.state.global_step, tensorboard=self.config.tensorboard
+                    config.run_dir,
+                    epoch=state.epoch,
+                    global_step=state.global_step,
+                    tensorboard=config.tensorboard,
+                    history=None if start is None else history_of(start),
                 )
                 self.metrics = stack.enter_context(writer)
-                if self.config.metrics_listen is not None:
-                    self.exporter = stack.enter_context(Exporter(self.config.metrics_listen))
-            epoch_images = self.steps_per_epoch * self.config.batch_size
-            progress = stack.enter_context(
-                Progress(
-                    "train",
-                    self.recipe.schedule.end_epoch * epoch_images,
-                    "images",
-                    done=self.state.global_step * self.config.batch_size,
-                    quiet=not self.ranks.leads,
-                )
-            )
+                if config.metrics_listen is not None:
+                    self.exporter = stack.enter_context(Exporter(config.metrics_listen))
+            done = state.epoch * epoch_images + state.step * config.batch_size
+            total = end_epoch * epoch_images
+            progress = stack.enter_context(Progress("train", total, "images", done=done, quiet=not self.ranks.leads))
             try:
-                stopped = self._train_epochs(progress)
-            except LoaderError as error:
-                raise type(error)(f"{error}; {self.keeper.save_alone()}") from None
+                with self.keeper:
+                    is_stopped = self._train_and_save(progress)
             except DivergedError as error:
-                raise DivergedError(f"{error}; {last_saved(self.run_dir)}") from None
-        if stopped:
-            self.keeper.save_new()
+                raise DivergedError(f"{error}: {self._advice()}") from None
         if self.ranks.leads:
-            curve = write_curve(self.run_dir)
-            if stopped:
-                place = f"epoch {self.state.epoch}, step {self.state.step}"
-                write_line(f"stopped at {place}: {last_saved(self.run_dir)}")
+            if is_stopped:
+                self.curve.draw()
+                write_line(f"stopped at {state.place}: {last_saved(config.run_dir)}")
             else:
-                self._print_result(curve)
-        return self.stop.exit_code if stopped else 0
+                self._print_result()
+        return self.stop.exit_code if is_stopped else 0
 
-    def _train_epochs(self, progress: Progress) -> bool:
-        """Returns whether a signal ended it."""
+    def _train_and_save(self, progress: Progress) -> bool:
+        """Returns whether a signal has ended it. However it ends, the last steps are saved."""
+        try:
+            self._train_epochs(progress)
+        except Stopped:
+            self.keeper.save_new()
+            return True
+        except (LoaderError, PeerFailedError) as error:
+            self.keeper.save_new()
+            raise type(error)(f"{error}; {last_saved(self.config.run_dir)}") from None
+        self.keeper.save_new()
+        return False
+
+    def _train_epochs(self, progress: Progress) -> None:
         if self.state.step == self.steps_per_epoch:  # stopped between an epoch's last step and its validation
             self._end_epoch()
         while not self.state.schedule.finished and self.state.epoch < self.recipe.schedule.end_epoch:
             _, end, colour_std = colour_phases(self.recipe, self.state.epoch)[0]
-            if self._train_phase(end, colour_std, progress):
-                return True
-        return False
+            self._train_phase(end, colour_std, progress)
 
-    def _train_phase(self, end_epoch: int, colour_std: float, progress: Progress) -> bool:
+    def _train_phase(self, end_epoch: int, colour_std: float, progress: Progress) -> None:
         """Trains up to ``end_epoch`` from one stream: a stream has one deviation of the colour draw."""
         state = self.state
         stream = self.client.stream(
@@ -157,43 +186,41 @@ class Run:
         )
         # [C2] divides the centred pixels while noise is on, so that their scale stays that of test images.
         divisor = 1.0 + colour_std if self.recipe.rescale_after_colour and self.config.augment else 1.0
-        alone = self.ranks.world_size == 1  # several ranks stop together, at the end of a step
-        with Feed(
-            stream,
-            state.network.devices,
-            interrupted=lambda: alone and self.stop.requested,
-            close_source=stream.close,
-        ) as feed:
+        with Feed(stream, state.network.devices, interrupted=self._is_stopping, close_source=stream.close) as feed:
             watch = StarvationWatch(len(self.config.target))
-            interval = Interval(
-                state,
-                self.ranks,
-                batch_size=self.config.batch_size,
-                end_epoch=self.recipe.schedule.end_epoch,
-                progress=progress,
-                metrics=self.metrics,
-                exporter=self.exporter,
-            )
-            for batch in interval.timed(feed):
+            interval = Interval(state, self.ranks, progress=progress, metrics=self.metrics, exporter=self.exporter)
+            while (batch := self._next_batch(feed, interval)) is not None:
                 assert (batch.epoch, batch.step) == (state.epoch, state.step), "the stream lost its place"
                 self._take_step(batch, divisor)
+                progress.advance(self.config.batch_size)
                 ends_epoch = state.step == self.steps_per_epoch
                 if ends_epoch or state.global_step % self.config.log_steps == 0:
                     point = interval.report(rates_at(self.recipe, state.epoch, state.schedule))
                     if self.ranks.leads:
                         watch.look(point.data_wait, point.images_per_s)
-                stop, save = self.ranks.agree(self.stop.requested, self.keeper.is_due())
-                if stop:
-                    return True
+                if state.step >= self.steps_per_epoch - VALIDATION_AHEAD:
+                    self.validation.prepare()
                 if ends_epoch:
                     self._end_epoch()
                     interval.restart()
                     if state.schedule.finished:
-                        return False
-                elif save:
-                    self.keeper.save()
-        # The feed may also have ended because a signal came while a step waited for its batch.
-        return self.ranks.agree(self.stop.requested, False)[0]
+                        return
+
+    def _next_batch(self, feed: Feed, interval: Interval) -> DeviceBatch | None:
+        """The next step's batch, once all ranks have theirs; None after the phase's last.
+
+        Between two steps all ranks hold the same state: here they save it if that is due, and here they stop, or fail,
+        together.
+        """
+        failure: LoaderError | None = None
+        batch = None
+        try:
+            batch = interval.next(feed)
+        except LoaderError as error:
+            failure = error
+        if self.ranks.agree(stop=self.stop.requested, failure=failure, save=self.keeper.is_due()):
+            self.keeper.save()
+        return batch
 
     def _take_step(self, batch: DeviceBatch, divisor: float) -> None:
         """One update: no line here waits for a device."""
@@ -207,7 +234,7 @@ class Run:
         self.ranks.sum_gradients(network.parameters())
         state.update.step(rates_at(self.recipe, state.epoch, state.schedule))
         network.zero_grad(set_to_none=True)
-        state.epoch_sums += _sums(scores.detach(), batch.labels, loss.detach())
+        state.epoch_sums += tally(scores.detach(), batch.labels, loss.detach())
         state.step += 1
         state.global_step += 1
 
@@ -215,16 +242,17 @@ class Run:
         """Validates, moves the schedule and the position on, and saves."""
         state = self.state
         loss, top1, top5, count = self.ranks.sum(state.epoch_sums).tolist()
-        result = self._validate()
+        result = self.validation.run(state.epoch)
         error = top1 / count if result is None else result.top1_error
-        is_best = state.schedule.best_error is None or error < state.schedule.best_error
+        is_best = is_better(error, state.schedule.best_error)
+        rates = rates_at(self.recipe, state.epoch, state.schedule)
         point = EpochPoint(
             epoch=state.epoch,
             global_step=state.global_step,
             train_loss=loss / count,
             train_top1_error=top1 / count,
             train_top5_error=top5 / count,
-            rate=rates_at(self.recipe, state.epoch, state.schedule).weight,
+            rate=rates.weight,
             validation_loss=None if result is None else result.loss,
             validation_top1_error=None if result is None else result.top1_error,
             validation_top5_error=None if result is None else result.top5_error,
@@ -240,26 +268,25 @@ class Run:
             }
         state.epoch, state.step = state.epoch + 1, 0
         state.epoch_sums.zero_()
-        self.keeper.save(best=is_best)
+        self.keeper.save(best=is_best, waits=False)
+        if self.ranks.leads:
+            next_rate = None if state.schedule.finished else rates_at(self.recipe, state.epoch, state.schedule).weight
+            write_line(epoch_line(point, self.recipe.schedule.end_epoch, is_best=is_best, next_rate=next_rate))
+            self.curve.begin()
 
-    def _validate(self) -> Evaluation | None:
-        split = self.config.validation_split
-        if split is None or not self.description.splits.get(split):
-            return None
-        batch_size = min(VALIDATION_BATCH, self.description.splits[split])
-        return evaluate(
-            [self.state.network],
-            self.centring,
-            self.client,
-            split=split,
-            crops="centre",
-            crop=self.plan.crop,
-            batch_size=max(batch_size, self.ranks.world_size),
-            ranks=self.ranks,
-        )
+    def _is_stopping(self) -> bool:
+        return self.stop.requested
 
-    def _print_result(self, curve: Path) -> None:
-        validation = self.state.validation
+    def _advice(self) -> str:
+        """What to do when numbers are no longer finite."""
+        lower = min(self.recipe.weight_rate / 10, 0.01)
+        text = f"start again in another --run-dir with --lr {lower:g}"
+        if numbered(self.config.run_dir):
+            text += f"; or, if the loss was falling until then, {last_saved(self.config.run_dir)} --lr {lower:g}"
+        return text
+
+    def _print_result(self) -> None:
+        validation, curve = self.state.validation, self.curve.draw()
         if self.config.json:
             result = {"epochs": self.state.epoch, "steps": self.state.global_step, "curve": str(curve)}
             result |= {f"validation_{name}": value for name, value in (validation or {}).items()}
@@ -271,37 +298,3 @@ class Run:
                 f"top-5 error {100 * validation['top5_error']:.1f} %, loss {validation['loss']:.3f}"
             )
         print(f"loss curve: {curve}")
-
-
-def _plan(config: TrainConfig, description: Description) -> NetworkPlan:
-    """The network that the store's images and classes and the options make. Raises TrainerError if they cannot."""
-    crop = config.crop or description.image_side * 7 // 8
-    if crop > description.image_side:
-        raise TrainerError(f"--crop: expected at most the stored side {description.image_side}, found {crop}")
-    if config.split not in description.splits:
-        raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
-    if description.splits[config.split] < config.batch_size:
-        raise TrainerError(
-            f"--batch-size: split {config.split!r} has {description.splits[config.split]} images, "
-            f"less than one batch of {config.batch_size}"
-        )
-    plan = NetworkPlan(
-        recipe=config.recipe,
-        crop=crop,
-        width=config.width,
-        ablation=config.ablation,
-        classes=description.classes,
-        mean_image=description.mean_image,
-    )
-    try:
-        plan.architecture()
-    except ValueError as error:
-        raise TrainerError(str(error)) from None
-    return plan
-
-
-def _sums(scores: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
-    """float64 [4] on the scores' device: loss, top-1 errors, top-5 errors, images."""
-    rank = (scores >= scores.gather(1, labels[:, None])).sum(1)
-    count = torch.full_like(loss, len(labels))
-    return torch.stack([loss, (rank > 1).sum(), (rank > 5).sum(), count]).double()

@@ -1,33 +1,45 @@
 """One client of one store: describes it, opens streams of it, closes them."""
 
+import logging
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from typing import Self
 from weakref import WeakSet
 
 from loader_service.client.assembly import Allocate
-from loader_service.client.descriptions import TIMEOUT_S, Descriptions
+from loader_service.client.descriptions import Descriptions
 from loader_service.client.discovery import resolve
 from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Replica, expect_same_stream
 from loader_service.client.stream import BatchStream
 from loader_service.wire.addresses import check_target
-from loader_service.wire.errors import InvalidRequestError, OverloadedError, ServiceUnavailableError
+from loader_service.wire.errors import (
+    DataLossError,
+    InvalidRequestError,
+    LoaderError,
+    MismatchError,
+    OverloadedError,
+    ServiceUnavailableError,
+)
 from loader_service.wire.types import Description, StreamSpec, check_epoch
 
+log = logging.getLogger(__name__)
+
+_QUESTION_TIMEOUT_S = 5.0
+_SILENT_WAIT_S = 1.2
+"""How long to wait for a service without a word."""
 _RETRY_INTERVAL_S = 0.2
-_LAST_WORD_S = 0.5
 _COMPANY_S = 0.1
 """For other replicas to answer after the first, so that those which differ are an error at once, nearly always."""
 
 
 class LoaderClient:
     """A client of one store, served by ``targets`` (``host:port``, ``unix:PATH``, or ``dns:NAME:PORT`` for all of
-    a name's addresses). Not to be carried across a fork: start workers with ``spawn``.
+    a name's addresses). It can be carried across a fork, its streams cannot.
 
     Raises ValueError for what is no address, and AccessError when a file of ``options.security`` is of no use.
     """
@@ -60,24 +72,29 @@ class LoaderClient:
         """
         if self._description is not None:
             return self._description
-        deadline = time.monotonic() + self._options.unavailable_timeout_s
+        started, has_said = time.monotonic(), False
+        deadline = started + self._options.unavailable_timeout_s
+        names, failures = ",".join(self._targets), dict[str, str]()
         while True:
             # Clients that were refused together come back apart.
             until = min(time.monotonic() + _RETRY_INTERVAL_S * random.uniform(1.0, 2.0), deadline)
-            timeout_s = min(TIMEOUT_S, max(deadline - time.monotonic(), _LAST_WORD_S))
-            replicas = self._replicas()
-            answers = {self._descriptions.ask(replica, timeout_s): target for target, replica in replicas.items()}
+            answers = {self._descriptions.ask(replica): target for target, replica in self._replicas().items()}
             found = _first_of(answers, until)
+            failures |= {target: str(ended.exception()) for ended, target in answers.items() if _has_failed(ended)}
             if found:
+                for target in failures.keys() - found.keys():
+                    self._descriptions.warn(target, failures[target])
                 first_target, description = next(iter(found.items()))
                 for target, other in found.items():
                     expect_same_stream(target, other, description, of=first_target)
                 self._description = description
                 return description
+            unanswered = [f"{target}: has not answered" for target in answers.values() if target not in failures]
+            reasons = "; ".join([*failures.values(), *unanswered]) or f"no address for {names}"
+            if time.monotonic() - started >= _SILENT_WAIT_S and not has_said:
+                log.warning("waiting up to %g s for %s: %s", self._options.unavailable_timeout_s, names, reasons)
+                has_said = True
             if time.monotonic() >= deadline:
-                wait(answers, _LAST_WORD_S)  # for gRPC to say why
-                names = ",".join(self._targets)
-                reasons = "; ".join(map(_reason_of, answers, answers.values())) or f"no address for {names}"
                 raise ServiceUnavailableError(
                     f"expected a loader at {names}, found none in {self._options.unavailable_timeout_s:g} s: {reasons}"
                 )
@@ -121,6 +138,8 @@ class LoaderClient:
             raise InvalidRequestError(
                 f"batch_size: expected at most {description.limits.max_batch_size}, found {spec.batch_size}"
             )
+        if spec.is_resized and not description.resize_version:
+            raise InvalidRequestError("view: expected a service that has resized_crop, found one that is older")
         if not 0 <= step < steps_per_epoch:
             raise InvalidRequestError(f"step: expected 0 to {steps_per_epoch - 1}, found {step}")
         stream = BatchStream(
@@ -137,12 +156,27 @@ class LoaderClient:
         self._streams.add(stream)
         return stream
 
+    def names(self, split: str, indices: Iterable[int]) -> tuple[str, ...]:
+        """The names that images had in their source, for indices in a split as batches have them.
+
+        Raises InvalidRequestError for those that it has not, and what ``describe`` raises.
+        """
+        fingerprint, wanted = self.describe().fingerprint, [int(index) for index in indices]
+        failure: LoaderError = ServiceUnavailableError(f"no address for {','.join(self._targets)}")
+        for replica in self._replicas().values():
+            try:
+                with replica.connect() as connection:
+                    return connection.names(fingerprint, split, wanted, _QUESTION_TIMEOUT_S)
+            except (DataLossError, MismatchError, OverloadedError, ServiceUnavailableError) as error:
+                failure = error  # another may answer
+        raise failure
+
     def server_cpu_s(self) -> float:
         """User and system time that the replicas which answer have used so far, together."""
         total = 0.0
         for replica in self._replicas().values():
             with replica.connect() as connection, suppress(OverloadedError, ServiceUnavailableError):
-                total += connection.describe(TIMEOUT_S).cpu_s
+                total += connection.describe(_QUESTION_TIMEOUT_S).cpu_s
         return total
 
     def close(self) -> None:
@@ -152,7 +186,8 @@ class LoaderClient:
         self._descriptions.close()
 
     def _replicas(self) -> dict[str, Replica]:
-        return resolve(self._targets, self._options.security, self._id)
+        uses_grpcio = self._options.transport == "grpcio"
+        return resolve(self._targets, self._options.security, self._id, uses_grpcio=uses_grpcio)
 
 
 def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dict[str, Description]:
@@ -174,5 +209,5 @@ def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dic
     return found
 
 
-def _reason_of(answer: "Future[Description]", target: str) -> str:
-    return str(answer.exception()) if answer.done() else f"{target}: has not answered"
+def _has_failed(answer: "Future[Description]") -> bool:
+    return answer.done() and answer.exception() is not None

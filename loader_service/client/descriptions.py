@@ -1,5 +1,7 @@
 """What replicas say that they serve: each address is asked once, and anew after it has failed."""
 
+import logging
+import os
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
@@ -8,8 +10,9 @@ from loader_service.client.replica import Connection, Replica
 from loader_service.wire.errors import ServiceUnavailableError
 from loader_service.wire.types import Description
 
-TIMEOUT_S = 5.0
-"""For a replica to say what it serves."""
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 5.0
 
 
 class Descriptions:
@@ -17,24 +20,38 @@ class Descriptions:
     seconds, or with ``close``."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._answers: dict[str, Future[Description]] = {}
         self._stores: dict[tuple[str, str], Description] = {}
         self._asking: dict[threading.Thread, Connection] = {}
+        self._warned: set[str] = set()
 
-    def ask(self, replica: Replica, timeout_s: float = TIMEOUT_S) -> "Future[Description]":
-        """The answer of ``replica``, there already or to come: a LoaderError if it gives none in ``timeout_s``."""
+    def ask(self, replica: Replica) -> "Future[Description]":
+        """The answer of ``replica``, there already or to come within seconds: a LoaderError if it gives none."""
+        if self._process != os.getpid():  # forked: the threads that were asking stayed behind
+            self._begin()
         with self._lock:
             answer = self._answers.get(replica.target)
             if answer is None or (answer.done() and answer.exception() is not None):
                 answer = self._answers[replica.target] = Future()
-                name = f"loader-describe-{replica.target}"
-                thread = threading.Thread(target=self._ask, args=(replica, answer, timeout_s), name=name, daemon=True)
+                thread = threading.Thread(
+                    target=self._ask, args=(replica, answer), name=f"loader-describe-{replica.target}", daemon=True
+                )
                 try:
                     thread.start()
                 except RuntimeError as error:  # no more threads now
                     answer.set_exception(ServiceUnavailableError(f"{replica.target}: cannot be asked: {error}"))
             return answer
+
+    def warn(self, target: str, reason: str) -> None:
+        """Says in the log that a replica cannot be used while others can, once for each."""
+        if target not in self._warned:
+            self._warned.add(target)
+            log.warning("doing without a replica: %s", reason)
 
     def forget(self, target: str) -> None:
         """Drops an answer that may be out of date, since the replica there has failed."""
@@ -47,16 +64,16 @@ class Descriptions:
         with self._lock:
             asking = dict(self._asking)
         for connection in asking.values():
-            connection.close()
+            connection.cancel()
         for thread in asking:
-            thread.join(TIMEOUT_S)
+            thread.join(_TIMEOUT_S)
 
-    def _ask(self, replica: Replica, answer: "Future[Description]", timeout_s: float) -> None:
+    def _ask(self, replica: Replica, answer: "Future[Description]") -> None:
         try:
             with replica.connect() as connection:
                 with self._lock:
                     self._asking[threading.current_thread()] = connection
-                answer.set_result(self._known_parts(connection.describe(timeout_s)))
+                answer.set_result(self._known_parts(connection.describe(_TIMEOUT_S)))
         except BaseException as error:
             answer.set_exception(error.with_traceback(None))
         finally:

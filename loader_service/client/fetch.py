@@ -6,7 +6,9 @@ from typing import Self
 import numpy as np
 
 from loader_service.client.assembly import Allocate, Assembly
-from loader_service.client.http2.calls import IncomingMessage, StreamCall
+from loader_service.client.grpcio import GrpcioCall
+from loader_service.client.http2.calls import StreamCall
+from loader_service.client.http2.message import IncomingMessage
 from loader_service.client.options import Transport
 from loader_service.client.replica import Connection, expect_same_stream
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
@@ -37,8 +39,9 @@ class Fetcher:
     ) -> None:
         self._connection, self._spec, self._description, self._allocate = connection, spec, description, allocate
         self._copy = copy
-        expect_same_stream(connection.target, found, description)
-        self.session = None if transport == "grpc" else self._attach(found, is_needed=transport == "shm")
+        expect_same_stream(connection.target, found, description, view=spec.view)
+        self._is_needed = transport == "shm"
+        self.session = None if transport in ("grpc", "grpcio") else self._attach(found)
         """The shared memory that pixels come through; None: through the connection."""
 
     def __enter__(self) -> Self:
@@ -63,13 +66,20 @@ class Fetcher:
             copy=self._copy,
         )
 
-    def _attach(self, found: Description, *, is_needed: bool) -> SharedMemorySession | None:
+    def leave_unused_session(self, fetch: "Fetch") -> None:
+        """Ends the session if ``fetch``, which has ended well, got its pixels in messages: behind a balancer, whoever
+        answers need not be the replica whose session it is."""
+        if self.session is not None and not self._is_needed and fetch.num_messages and not fetch.num_slots:
+            self.session.close()
+            self.session = None
+
+    def _attach(self, found: Description) -> SharedMemorySession | None:
         try:
             if not found.shared_memory_socket:
                 raise SharedMemoryUnavailableError("it offers none")
             return SharedMemorySession(found.shared_memory_socket)
         except SharedMemoryUnavailableError as error:
-            if is_needed:
+            if self._is_needed:
                 raise InvalidRequestError(
                     f"{self._connection.target}: expected shared memory with it (--transport shm), found: {error}"
                 ) from None
@@ -85,7 +95,7 @@ class Fetch(Iterator[Batch]):
 
     def __init__(
         self,
-        call: StreamCall,
+        call: StreamCall | GrpcioCall,
         steps: range,
         assembly: Assembly,
         session: SharedMemorySession | None,
@@ -99,6 +109,8 @@ class Fetch(Iterator[Batch]):
         self._num_before = self._num_seen = 0
         self.num_batches = 0
         """Whole ones that have come."""
+        self.num_messages = self.num_slots = 0
+        """Messages that have come, and those of them whose pixels were in shared memory."""
         self.silent_s = 0.0
         """Seconds without a byte, as counted by ``pass_time``."""
         self.is_stalled = False
@@ -141,6 +153,8 @@ class Fetch(Iterator[Batch]):
         """Puts a message's images into their batch; the batch, when that completes it."""
         try:
             part = _header_of(message)
+            self.num_messages += 1
+            self.num_slots += bool(part.slot)
             if self._session is not None and not self._copies and part.is_whole_step:
                 lent = self._session.lend(part.slot, part.generation, part.num_pixel_bytes) if part.slot else None
                 if lent is not None:

@@ -7,7 +7,7 @@ from loader_service.client.machine import available_bytes
 from loader_service.client.security import Security
 from loader_service.client.window import Window
 
-Transport = Literal["auto", "grpc", "shm"]
+Transport = Literal["auto", "grpc", "shm", "grpcio"]
 
 _SHARE, _MOST_BYTES = 8, 4_000_000_000
 """Of available memory, one in so many bytes, and at most so many."""
@@ -36,7 +36,8 @@ class ClientOptions:
     """How often ``dns:`` targets are looked up again, to find replicas that came or went."""
     transport: Transport = "auto"
     """``shm``: pixels through shared memory, with services on this machine only; ``grpc``: through the connection;
-    ``auto``: shared memory with those services that are on this machine and of the same user."""
+    ``auto``: shared memory with those services that are on this machine and of the same user; ``grpcio``: through
+    grpcio's channel, for networks whose proxies need what our own connection does not speak."""
     copy: bool = True
     """False: images that came through shared memory in one message a step stay in the slot they were written into, and
     are read-only. They are valid for as long as anyone refers to them. For that a service needs ``--message-bytes`` of

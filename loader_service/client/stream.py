@@ -1,5 +1,6 @@
 """A stream of batches over several replicas, in order: what its consumer holds."""
 
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ class BatchStream(Iterator[Batch]):
     ``next`` raises ServiceUnavailableError when nothing has arrived from any replica for the unavailable timeout,
     MismatchError when every replica serves something else than was described, DataLossError when every replica
     finds a record damaged (or those that answer do, after the timeout), AccessError and InvalidRequestError as soon as
-    a replica says so, and TypeError when ``allocate`` made an array that is not what it was asked for.
+    a replica says so, and TypeError when ``allocate`` made an array that is not what it was asked for. It raises
+    RuntimeError in a process that was forked since: threads stay behind in a fork.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class BatchStream(Iterator[Batch]):
     ) -> None:
         self.steps_per_epoch = spec.num_steps(description.splits[spec.split])
         """Steps of each epoch."""
+        self._process = os.getpid()
         self.wait_s = 0.0
         """Seconds that ``next`` has waited for batches, in all."""
         window = options.window(spec.step_bytes(description.image_side))
@@ -81,6 +84,8 @@ class BatchStream(Iterator[Batch]):
         self.close()
 
     def __next__(self) -> Batch:
+        if self._process != os.getpid():
+            raise RuntimeError("this stream was opened before a fork: open one in each process")
         started = time.monotonic()
         batch = self._delivery.take()
         self.wait_s += time.monotonic() - started
@@ -94,4 +99,5 @@ class BatchStream(Iterator[Batch]):
 
         Batches already taken stay valid.
         """
-        self._workers.close()
+        if self._process == os.getpid():
+            self._workers.close()

@@ -21,6 +21,7 @@ from loader_service.wire.errors import DataLossError, LoaderError, OverloadedErr
 from loader_service.wire.types import Description, StreamSpec
 
 _FIRST_BACKOFF_S = 0.05
+_FAILURES_WORTH_A_WORD = 4
 _STEADY_AFTER_S = 1.0
 _MAX_BACKOFF_S = 1.0
 _CLOSE_TIMEOUT_S = 10.0
@@ -107,7 +108,7 @@ class Workers:
 
     def _work(self, replica: Replica) -> None:
         """Fetches leases from one replica until the stream ends; after a failure, backs off and connects anew."""
-        backoff_s = 0.0
+        backoff_s, num_failures = 0.0, 0
         try:
             # Clients that were cut off together come back apart.
             while self._delivery.pause(backoff_s * random.uniform(0.5, 1.0)):
@@ -119,8 +120,11 @@ class Workers:
                     with replica.connect() as connection:
                         if self._fetch_leases(connection, found):
                             return
-                    backoff_s = 0.0
+                    backoff_s, num_failures = 0.0, 0
                 except LoaderError as error:
+                    num_failures += 1
+                    if num_failures == _FAILURES_WORTH_A_WORD:
+                        self._descriptions.warn(replica.target, str(error))
                     if not isinstance(error, OverloadedError):
                         self._descriptions.forget(replica.target)  # another may be there now
                     if not self._delivery.note_failure(replica.target, error):
@@ -174,6 +178,7 @@ class Workers:
             self._delivery.begin(lease, fetch)
             for position, batch in enumerate(fetch, lease.begin):
                 self._delivery.deliver(position, lease, batch)
+            fetcher.leave_unused_session(fetch)
             return True
         except grpc.RpcError as error:
             is_stalled = fetch is not None and fetch.is_stalled

@@ -11,10 +11,11 @@ from loader_service.client.machine import Processors
 from loader_service.commands.connect import ConnectConfig
 from loader_service.commands.sizing import num_processes, num_threads
 from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
+from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE
 
 _MAX_COUNT = 2**31 - 1
-_MAX_UINT32 = 2**32 - 1
-_MAX_UINT64 = 2**64 - 1
+MAX_UINT32 = 2**32 - 1
+MAX_UINT64 = 2**64 - 1
 _MAX_MESSAGE_BYTES = 2**30
 _MAX_SECONDS = 1_000_000
 
@@ -33,7 +34,6 @@ class ServeConfig:
         metadata=option(
             "server processes, on consecutive ports from --listen; one that dies is restarted; auto: as many as this "
             "machine is worth",
-            metavar="N|auto",
             least=1,
             most=1024,
         ),
@@ -42,7 +42,6 @@ class ServeConfig:
         default="auto",
         metadata=option(
             "decode threads of each process; auto: the cores, shared among the processes, and at most 4",
-            metavar="N|auto",
             least=1,
             most=1024,
         ),
@@ -55,6 +54,14 @@ class ServeConfig:
         default=256_000_000,
         metadata=option(
             "memory for recent messages, kept for slower clients while several read one stream",
+            least=0,
+        ),
+    )
+    read_ahead_bytes: int = field(
+        default=64_000_000,
+        metadata=option(
+            "most bytes of records that each process has the kernel read ahead of need, where the store is not in "
+            "memory; 0: none",
             least=0,
         ),
     )
@@ -193,15 +200,30 @@ class StreamConfig(AskConfig):
     view: View = field(default="train", metadata=option("which crops"))
     crop_size: int | None = field(
         default=None,
-        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=_MAX_UINT32),
+        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=MAX_UINT32),
     )
     shuffle: bool = field(default=True, metadata=option("the epoch's permutation, not stored order"))
-    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=_MAX_UINT64))
-    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=_MAX_UINT32))
-    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=_MAX_UINT32))
+    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=MAX_UINT64))
+    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=MAX_UINT32))
+    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=MAX_UINT32))
     colour_std: float = field(
         default=0.1, metadata=option("deviation of the colour draw; 0 turns it off", least=0, most=10)
     )
+
+    scale: tuple[float, ...] = field(
+        default=DEFAULT_SCALE,
+        metadata=option("view resized_crop: least and most area of a window, as part of the image's", metavar="X,X"),
+    )
+    ratio: tuple[float, ...] = field(
+        default=DEFAULT_RATIO,
+        metadata=option("view resized_crop: least and most width of a window by its height", metavar="X,X"),
+    )
+    mirror: bool = field(default=True, metadata=option("mirror half of the crops that are drawn"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with named("--scale or --ratio"):
+            self.spec  # noqa: B018  # raises for two numbers that are none
 
     @property
     def spec(self) -> StreamSpec:
@@ -214,6 +236,9 @@ class StreamConfig(AskConfig):
             batch_size=self.batch_size,
             colour_std=self.colour_std,
             drop_last=False,
+            scale=self.scale,  # type: ignore[arg-type]  # checked there: two numbers
+            ratio=self.ratio,  # type: ignore[arg-type]
+            mirror=self.mirror,
         )
 
 
@@ -255,22 +280,6 @@ class BenchConfig(StreamConfig):
             raise ValueError(f"--transport: expected none with --sweep, which measures both, found {self.transport}")
         if self.sweep != (self.store is not None):
             raise ValueError("--sweep and --store go together: one of them is missing")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreviewConfig(StreamConfig):
-    """Options of ``preview``."""
-
-    out: Path = field(default=Path("crops.png"), metadata=option("PNG file to write"))
-    count: int = field(default=8, metadata=option("number of images", least=1, most=200))
-    draws: int = field(default=6, metadata=option("crops of each image, from as many epochs", least=1, most=32))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epoch + self.draws > _MAX_UINT32 + 1:
-            raise ValueError(f"--epoch: expected at most {_MAX_UINT32 + 1 - self.draws:,}, found {self.epoch}")
-        if self.out.suffix.lower() != ".png":
-            raise ValueError(f"--out: expected a file name that ends in .png, found {str(self.out)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,10 @@ class ConnectConfig:
     )
     transport: Transport = field(
         default="auto",
-        metadata=option("auto: shared memory with loaders on this machine, else gRPC; or one of them only"),
+        metadata=option(
+            "auto: shared memory with loaders on this machine, else gRPC; or one of them only; grpcio: gRPC through "
+            "grpcio's own channel, for networks whose proxies need it"
+        ),
     )
     tls_ca: Path | None = field(
         default=None,

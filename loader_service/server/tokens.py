@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from loader_service.server.admission import refuse
 from loader_service.wire.errors import AccessError
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 _Version = tuple[int, int, int]
 """Of a file: when it was written, its size, its inode."""
 
-_CHECK_INTERVAL_S = 1.0
 _PREFIX = "Bearer "
 _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 
@@ -26,14 +26,14 @@ _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 class TokenFile:
     """The tokens that are admitted: one a line; empty lines and lines that start with ``#`` do not count.
 
-    The file is looked at again once a second at most, and read when it has stayed the same for so long: one that is
-    being written must not shut anybody out. One that became unreadable, empty or wrong keeps the tokens that were read
-    last, and says so in the log: a slip of the hand must not stop every trainer. Raises AccessError when there is no
-    token to begin with, or one that cannot be sent.
+    The file is looked at again every ``check_interval_s`` at most, and read when it has stayed the same for so long:
+    one that is being written must not shut anybody out. One that became unreadable, empty or wrong keeps the tokens
+    that were read last, and says so in the log: a slip of the hand must not stop every trainer. Raises AccessError when
+    there is no token to begin with, or one that cannot be sent.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, check_interval_s: float = 1.0) -> None:
+        self._path, self._check_interval_s = path, check_interval_s
         self._lock = threading.Lock()
         self._checked_at = 0.0
         self._version: _Version | None = None
@@ -62,13 +62,13 @@ class TokenFile:
     def _refresh(self) -> None:
         with self._lock:
             now = time.monotonic()
-            if self._tokens and now - self._checked_at < _CHECK_INTERVAL_S:
+            if self._tokens and now - self._checked_at < self._check_interval_s:
                 return
             self._checked_at = now
             try:
                 status = self._path.stat()
                 version = (status.st_mtime_ns, status.st_size, status.st_ino)
-                is_settled = version == self._seen or time.time() - status.st_mtime >= _CHECK_INTERVAL_S
+                is_settled = version == self._seen or time.time() - status.st_mtime >= self._check_interval_s
                 self._seen = version
                 if version == self._version or (self._tokens and not is_settled):
                     return
@@ -126,9 +126,9 @@ class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         return _REFUSAL
 
 
-def _refuse(requests: Any, context: grpc.ServicerContext) -> None:
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected a valid bearer token in the authorization metadata")
+def _turn_away(requests: Any, context: grpc.ServicerContext) -> None:
+    refuse(context, grpc.StatusCode.UNAUTHENTICATED, "expected a valid bearer token in the authorization metadata")
 
 
 # Of streamed requests, whatever the method's are: gRPC would wait for a single one, and for ever.
-_REFUSAL = grpc.stream_unary_rpc_method_handler(_refuse)
+_REFUSAL = grpc.stream_unary_rpc_method_handler(_turn_away)

@@ -7,13 +7,12 @@ reaches 2**24: below that float32 holds every whole number, whatever order the a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.store.format import Statistics
+from preprocess.store.sidecar import PartialStatistics
 
 # 256 products of two bytes sum to at most 256 * 255**2 = 16,646,400 < 2**24.
 _BLOCK = 256
@@ -21,28 +20,6 @@ _BLOCK = 256
 _MAX_FLOAT_IMAGES = (2**24 - 1) // 255
 # The upper triangle of the matrix of second moments: RR, RG, RB, GG, GB, BB.
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartialStatistics:
-    """Sums over some images; the sums over two sets of images add up."""
-
-    num_images: int
-    sum_image: npt.NDArray[np.uint64]
-    """uint64 [3, side, side]: sum of each pixel."""
-    products: tuple[int, ...]
-    """Sums over pixels of RR, RG, RB, GG, GB, BB."""
-
-    @classmethod
-    def empty(cls, side: int) -> Self:
-        return cls(num_images=0, sum_image=np.zeros((3, side, side), np.uint64), products=(0,) * len(_PAIRS))
-
-    def __add__(self, other: "PartialStatistics") -> "PartialStatistics":
-        return PartialStatistics(
-            num_images=self.num_images + other.num_images,
-            sum_image=self.sum_image + other.sum_image,
-            products=tuple(a + b for a, b in zip(self.products, other.products, strict=True)),
-        )
 
 
 class StatisticsAccumulator:

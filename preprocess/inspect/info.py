@@ -9,11 +9,10 @@ from typing import Any
 
 from commandline import write_line
 from preprocess.config import InfoConfig
-from preprocess.inspect.pictures import colour_plot, contact_sheet, mean_picture
-from preprocess.job.shard import STATISTICS_SPLIT
-from preprocess.job.sidecar import read_sidecar
-from preprocess.store.format import QUARANTINE_NAME, Manifest
+from preprocess.errors import PreprocessError
+from preprocess.store.format import QUARANTINE_NAME, STATISTICS_SPLIT, Manifest
 from preprocess.store.reader import Store
+from preprocess.store.sidecar import read_sidecar
 
 # The authors' training set, to compare a full run with: mean colour, roots of eigenvalues, and eigenvectors with the
 # sign that the store's have.
@@ -27,20 +26,31 @@ def info(config: InfoConfig) -> int:
     """Prints what a store holds. Raises StoreError when it is none."""
     with Store(config.store) as store:
         content = describe(store)
-        reader = store.split(STATISTICS_SPLIT)
-        spec = store.manifest.image
-        if config.contact_sheet is not None:
-            names = [info.name for info in store.manifest.classes]
-            contact_sheet(reader, spec, names).save(config.contact_sheet, "PNG")
-        if config.mean_image is not None:
-            mean_picture(store.statistics).save(config.mean_image, "PNG")
-        if config.colour_plot is not None:
-            colour_plot(reader, spec, store.statistics).save(config.colour_plot, "PNG")
+        if config.contact_sheet or config.mean_image or config.colour_plot:
+            _draw(config, store)
     print(json.dumps(content, indent=1) if config.json else "\n".join(_lines(content)))
     for path in (config.contact_sheet, config.mean_image, config.colour_plot):
         if path is not None:
             write_line(f"wrote {path}")
     return 0
+
+
+def _draw(config: InfoConfig, store: Store) -> None:
+    """Writes the pictures that were asked for. Raises PreprocessError where there is no PIL to draw with."""
+    try:
+        from preprocess.inspect.pictures import colour_plot, contact_sheet, mean_picture
+    except ImportError as error:
+        raise PreprocessError(
+            f"pictures are drawn with Pillow ({error}): pip install 'alexnet-pipeline[preprocess]'"
+        ) from None
+    reader, spec = store.split(STATISTICS_SPLIT), store.manifest.image
+    if config.contact_sheet is not None:
+        names = [info.name for info in store.manifest.classes]
+        contact_sheet(reader, spec, names).save(config.contact_sheet, "PNG")
+    if config.mean_image is not None:
+        mean_picture(store.statistics).save(config.mean_image, "PNG")
+    if config.colour_plot is not None:
+        colour_plot(reader, spec, store.statistics).save(config.colour_plot, "PNG")
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -50,6 +60,7 @@ def describe(store: Store) -> dict[str, Any]:
         "store": str(store.path),
         "fingerprint": store.fingerprint,
         "image": asdict(manifest.image),
+        "readable_here": _readable_here(),
         "source": manifest.source,
         "splits": {
             name: {
@@ -70,6 +81,15 @@ def describe(store: Store) -> dict[str, Any]:
             "eigenvectors": statistics.eigenvectors.T.tolist(),
         },
     }
+
+
+def _readable_here() -> list[str]:
+    """The image formats that this machine could make stores of; none where Pillow is not installed."""
+    try:
+        from preprocess.images.decode import readable_formats
+    except ImportError:
+        return []
+    return list(readable_formats())
 
 
 def _classes(path: Path, manifest: Manifest) -> list[dict[str, Any]]:
@@ -97,6 +117,8 @@ def _lines(content: dict[str, Any]) -> list[str]:
         f"fingerprint  {content['fingerprint']}",
         f"source       {content['source'].get('root')} ({content['source'].get('layout')})",
         f"images       {made}",
+        f"decoded by   {content['source'].get('decoders', 'what was not recorded then')}",
+        f"this machine {_reads(content['readable_here'])}",
     ]
     for name, split in content["splits"].items():
         per_image = split["size_bytes"] / max(split["num_images"], 1) / 1e3
@@ -120,6 +142,10 @@ def _lines(content: dict[str, Any]) -> list[str]:
     if len(classes) > _NUM_CLASSES_SHOWN:
         lines.append(f"  ... {len(classes) - _NUM_CLASSES_SHOWN:,} more: --json lists them all")
     return lines
+
+
+def _reads(formats: list[str]) -> str:
+    return f"reads {', '.join(formats)}" if formats else "reads no images: Pillow is not installed"
 
 
 def _row(values: Any, decimals: int) -> str:

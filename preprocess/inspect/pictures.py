@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from preprocess.images.decode import decode
-from preprocess.images.yuv420 import yuv420_to_rgb
+from preprocess.images.stored import stored_pixels
 from preprocess.store.format import ImageSpec, Statistics
-from preprocess.store.reader import SplitReader
+from preprocess.store.reader import SplitReader, spread
 
 _Pixels = npt.NDArray[np.uint8]
 _THUMB = 112
@@ -21,16 +20,7 @@ _COLUMNS = 10
 def read_pixels(reader: SplitReader, index: int, spec: ImageSpec) -> tuple[int, _Pixels]:
     """The label and the pixels, uint8 [side, side, 3], of one image."""
     label, image = reader.read(index)
-    if spec.encoding == "raw":
-        return label, np.frombuffer(image, np.uint8).reshape(spec.side, spec.side, 3)
-    if spec.encoding == "yuv420":
-        return label, yuv420_to_rgb(image, spec.side)
-    return label, np.asarray(decode(bytes(image)).convert("RGB"))
-
-
-def spread(size: int, count: int) -> list[int]:
-    """At most ``count`` indices evenly over ``[0, size)``."""
-    return [index * size // min(size, count) for index in range(min(size, count))]
+    return label, stored_pixels(bytes(image), spec)
 
 
 def contact_sheet(reader: SplitReader, spec: ImageSpec, names: Sequence[str], *, count: int = 60) -> Image.Image:

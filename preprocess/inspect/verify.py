@@ -5,26 +5,21 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import lru_cache, reduce
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from commandline import Progress, write_line
 from preprocess.config import VerifyConfig
 from preprocess.errors import DamagedRecordError
-from preprocess.images.decode import UnusableImageError, decode
-from preprocess.images.resize import planes_of
-from preprocess.images.statistics import PartialStatistics, StatisticsAccumulator, finish
-from preprocess.images.yuv420 import yuv420_to_rgb
-from preprocess.inspect.pictures import spread
-from preprocess.job.shard import STATISTICS_SPLIT
-from preprocess.job.sidecar import file_digest, read_partial, read_sidecar
-from preprocess.store.format import ContentDigest, ImageSpec, Statistics
-from preprocess.store.reader import SplitReader, Store
+from preprocess.images.statistics import StatisticsAccumulator, finish
+from preprocess.images.stored import stored_pixels
+from preprocess.store.format import STATISTICS_SPLIT, ContentDigest, ImageSpec, Statistics
+from preprocess.store.page_cache import left_as_found
+from preprocess.store.reader import SplitReader, Store, spread
+from preprocess.store.sidecar import PartialStatistics, file_digest, read_partial, read_sidecar
 
 _SAMPLED_PER_SHARD = 64
 _MAX_LISTED = 20
@@ -95,27 +90,13 @@ def _print(report: VerifyReport, *, as_json: bool) -> None:
 
 
 def _check_all(config: VerifyConfig, shards: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, _ShardCheck]]:
-    """Each shard's check, as they are done. A shard so damaged that LMDB crashes the process is found too."""
+    """Each shard's check, as they are done."""
     workers = config.workers or os.cpu_count() or 1
-    unchecked = set(shards)
     spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
-            futures = {pool.submit(_check_shard, config.store, *shard, config.all): shard for shard in shards}
-            for future in as_completed(futures):
-                shard = futures[future]
-                check = future.result()
-                unchecked.discard(shard)
-                yield *shard, check
-    except BrokenProcessPool:
-        for shard in sorted(unchecked):
-            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                try:
-                    check = pool.submit(_check_shard, config.store, *shard, config.all).result()
-                except BrokenProcessPool:
-                    problem = f"{shard[0]} shard {shard[1]}: LMDB crashes when reading it: its index is damaged"
-                    check = _ShardCheck(num_images=0, num_decoded=0, problems=(problem,))
-            yield *shard, check
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
+        futures = {pool.submit(_check_shard, config.store, *shard, config.all): shard for shard in shards}
+        for future in as_completed(futures):
+            yield *futures[future], future.result()
 
 
 @lru_cache(maxsize=1)
@@ -128,10 +109,11 @@ def _check_shard(path: Path, split: str, number: int, decode_all: bool) -> _Shar
     """Checks one shard. Runs in a process of the pool."""
     store = _open_store(path)
     reader = store.split(split)
-    try:
-        return _check_records(store, reader, number, decode_all)
-    finally:
-        reader.close()
+    with left_as_found(path / reader.info.shards[number].file):
+        try:
+            return _check_records(store, reader, number, decode_all)
+        finally:
+            reader.close()
 
 
 def _check_records(store: Store, reader: SplitReader, number: int, decode_all: bool) -> _ShardCheck:
@@ -155,27 +137,13 @@ def _check_records(store: Store, reader: SplitReader, number: int, decode_all: b
             problems.append(f"{where}: expected a label in [0, {num_classes}), found {label}")
         if position in decoded:
             try:
-                accumulator.add(_planes(bytes(image), spec))
-            except (UnusableImageError, ValueError) as error:
+                accumulator.add(tuple(stored_pixels(bytes(image), spec).transpose(2, 0, 1)))
+            except ValueError as error:
                 problems.append(f"{where}: {error}")
     problems += _check_whole(store.path, reader, number, digest, bool(problems))
     if decode_all and reader.name == STATISTICS_SPLIT and not problems:
         problems += _check_partial(store.path, Path(info.file).stem, accumulator.result(), spec)
     return _ShardCheck(num_images=info.num_images, num_decoded=len(decoded), problems=tuple(problems))
-
-
-def _planes(image: bytes, spec: ImageSpec) -> Sequence[npt.NDArray[np.uint8]]:
-    """Red, green and blue of a record's image. Raises ValueError when it is of another size."""
-    if spec.encoding == "raw":
-        if len(image) != spec.raw_size_bytes:
-            raise ValueError(f"expected {spec.raw_size_bytes:,} bytes, found {len(image):,}")
-        return tuple(np.frombuffer(image, np.uint8).reshape(spec.side, spec.side, 3).transpose(2, 0, 1))
-    if spec.encoding == "yuv420":
-        return tuple(yuv420_to_rgb(image, spec.side).transpose(2, 0, 1))
-    decoded = decode(image)
-    if decoded.size != (spec.side, spec.side):
-        raise ValueError(f"expected {spec.side} x {spec.side} pixels, found {decoded.width} x {decoded.height}")
-    return planes_of(decoded)
 
 
 def _check_partial(path: Path, stem: str, found: PartialStatistics, spec: ImageSpec) -> list[str]:

@@ -38,6 +38,11 @@ MANIFEST_NAME = "manifest.json"
 STATISTICS_NAME = "statistics.npz"
 QUARANTINE_NAME = "quarantine.jsonl"
 SHARDS_DIRECTORY = "shards"
+# The split whose images the statistics are over.
+STATISTICS_SPLIT = "train"
+
+# Of an image, in pixels.
+SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 
 Encoding = Literal["jpeg", "yuv420", "raw"]
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
@@ -115,8 +120,8 @@ class ImageSpec:
     def __post_init__(self) -> None:
         if self.encoding not in get_args(Encoding):
             raise ValueError(f"encoding: expected one of {', '.join(get_args(Encoding))}, found {self.encoding!r}")
-        if not 8 <= self.side <= 4096:
-            raise ValueError(f"side: expected 8 to 4096 pixels, found {self.side}")
+        if not SMALLEST_SIDE <= self.side <= LARGEST_SIDE:
+            raise ValueError(f"side: expected {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, found {self.side}")
         if self.encoding == "yuv420" and self.side % 2:
             raise ValueError(f"side: expected an even number of pixels for encoding yuv420, found {self.side}")
         if not 1 <= self.quality <= 100:

@@ -183,7 +183,7 @@ def test_the_grace_period_is_longer_than_the_drain() -> None:
         if document["kind"] == "Deployment" and document["metadata"]["name"] == "alexnet-loader":
             spec = document["spec"]["template"]["spec"]
             config = parsed(["alexnet-loader", *spec["containers"][0]["args"]])
-            assert spec["terminationGracePeriodSeconds"] > config.drain_seconds
+            assert spec["terminationGracePeriodSeconds"] > config.drain_s
             return
     pytest.fail("no loader")
 
@@ -197,7 +197,7 @@ def test_compose_command_lines_are_ours() -> None:
     assert len([config for config in configs.values() if isinstance(config, ServeConfig)]) == 3
     assert configs["trainer"].target == ("loader-0:7000", "loader-1:7000", "loader-2:7000")
     grace = services["loader-0"]["stop_grace_period"]
-    assert float(grace.removesuffix("s")) > configs["loader-0"].drain_seconds
+    assert float(grace.removesuffix("s")) > configs["loader-0"].drain_s
     options = services["loader-0"]["environment"]["HEALTHCHECK_OPTIONS"].split()
     parsed(["alexnet-loader", "healthcheck", *options])
 

@@ -3,7 +3,6 @@
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,15 +15,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hpack import Encoder
 
 from loader_service.client import Limits
+from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.pipeline import Pipeline
-from loader_service.server import server as server_module
-from loader_service.server.server import LoaderServer
+from loader_service.server.server import SERVICE, LoaderServer
 from loader_service.server.tokens import TokenFile
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from preprocess.store import Store
 from tests.conftest import LIMITS
 from tests.stubs import request_of
+from tests.waiting import wait_until
 
 DESCRIBE = "/loader_service.v1.LoaderService/Describe"
 STREAM = "/loader_service.v1.LoaderService/StreamBatches"
@@ -34,11 +34,11 @@ FEW = replace(LIMITS, max_streams=4, max_streams_per_identity=2)
 
 
 @contextmanager
-def served(store_path: Path, limits: Limits = FEW, tokens: TokenFile | None = None) -> Iterator[LoaderServer]:
+def served(store_path: Path, limits: Limits = FEW, **options: Any) -> Iterator[LoaderServer]:
     with (
         Store(store_path) as store,
         Pipeline(store, num_threads=1, message_bytes=limits.message_bytes) as pipeline,
-        LoaderServer(pipeline, "127.0.0.1:0", limits, tokens=tokens) as server,
+        LoaderServer(pipeline, "127.0.0.1:0", limits, **options) as server,
     ):
         yield server
 
@@ -99,30 +99,26 @@ def code_of(call: Callable[[], Any]) -> grpc.StatusCode:
 
 def wait_for(code: grpc.StatusCode, call: Callable[[], Any]) -> None:
     """Until ``call`` ends with ``code``."""
-    deadline = time.monotonic() + 30
-    while (found := code_of(call)) != code:
-        assert time.monotonic() < deadline, f"expected {code}, found {found} for 30 s"
-        time.sleep(0.05)
+    wait_until(lambda: code_of(call) == code, str(code))
 
 
 def one_step(server: LoaderServer, channel: grpc.Channel) -> None:
     stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
-    description = stub.Describe(pb.DescribeRequest(), timeout=20)
+    description = stub.Describe(pb.DescribeRequest(), timeout=60)
     request = request_of(description, split="train", view=pb.VIEW_CENTRE, batch_size=10, last_step=1)
-    assert sum(part.num_images for part in stub.StreamBatches(request, timeout=20)) == 10
+    assert sum(part.num_images for part in stub.StreamBatches(request, timeout=60)) == 10
 
 
 @pytest.mark.parametrize("method", [CHECK, WATCH, DESCRIBE, STREAM])
-def test_calls_without_a_request_hold_nobody_up(tiny_store: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    monkeypatch.setattr(server_module, "_REQUEST_TIMEOUT_S", 2.0)
+def test_calls_without_a_request_hold_nobody_up(tiny_store: Path, method: str) -> None:
     with (
-        served(tiny_store) as server,
+        served(tiny_store, request_timeout_s=2.0) as server,
         calls_without_a_request(server, method, 60) as waiting,
         connect(server) as channel,
     ):
         check = channel.unary_unary(CHECK, bytes, bytes)
-        assert check(b"", timeout=20) == b"\x08\x01"
-        assert channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=20)
+        assert check(b"", timeout=60) == b"\x08\x01"
+        assert channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=60)
         # Each is ended: refused at once, told the status of the whole server, or cancelled after a while.
         codes = {code_of(lambda call=call: list(call)) for call in waiting}  # type: ignore[misc]
         assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}
@@ -142,7 +138,7 @@ def test_a_wrong_token_is_refused_without_a_request(tiny_store: Path, tmp_path: 
             grpc.StatusCode.UNAUTHENTICATED
         }
         assert channel.unary_unary(DESCRIBE, bytes, bytes)(
-            b"", timeout=20, metadata=(("authorization", "Bearer right"),)
+            b"", timeout=60, metadata=(("authorization", "Bearer right"),)
         )
 
 
@@ -150,23 +146,25 @@ def test_a_wrong_token_is_refused_without_a_request(tiny_store: Path, tmp_path: 
 def test_a_call_that_ends_without_a_request(tiny_store: Path, method: str) -> None:
     with served(tiny_store) as server, connect(server) as channel:
         call = channel.stream_stream(method, bytes, bytes)
-        assert code_of(lambda: list(call(iter(()), timeout=20))) == grpc.StatusCode.UNIMPLEMENTED
-        too_large = code_of(lambda: list(call(iter((bytes(70_000),)), timeout=20)))
+        assert code_of(lambda: list(call(iter(()), timeout=60))) == grpc.StatusCode.UNIMPLEMENTED
+        too_large = code_of(lambda: list(call(iter((bytes(70_000),)), timeout=60)))
         assert too_large == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_descriptions_that_nobody_takes_are_bounded(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_MAX_DESCRIBES_PER_IDENTITY", 3)
-    with served(tiny_store) as server, connect(server) as channel:
+def test_descriptions_that_nobody_takes_are_bounded(tiny_store: Path) -> None:
+    metrics = Metrics()
+    refused = {"code": grpc.StatusCode.RESOURCE_EXHAUSTED.name}
+    with (
+        served(tiny_store, metrics=metrics, max_describes_per_identity=3) as server,
+        connect(server) as channel,
+    ):
 
         def describe() -> Any:
-            return channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=20)
+            return channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=60)
 
         with unread_calls(server, DESCRIBE, 5):
-            deadline = time.monotonic() + 30
-            while server._describes.num_open < 3:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            name = "alexnet_loader_errors_total"
+            wait_until(lambda: metrics.registry.get_sample_value(name, refused) == 2, "two to be refused")
             with pytest.raises(grpc.RpcError) as caught:
                 describe()
             trailers: Any = caught.value.trailing_metadata()
@@ -191,7 +189,7 @@ def test_watches_are_bounded(tiny_store: Path) -> None:
 def test_a_watch_is_told_of_the_end(tiny_store: Path) -> None:
     with served(tiny_store) as server, connect(server) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        watch = stub.Watch(health_pb2.HealthCheckRequest(service=server_module.SERVICE), timeout=60)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60)
         unknown = stub.Watch(health_pb2.HealthCheckRequest(service="another"), timeout=60)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         assert next(unknown).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -208,7 +206,7 @@ def test_a_watch_is_told_of_the_end(tiny_store: Path) -> None:
 def test_watches_that_nobody_reads_hold_nobody_up(tiny_store: Path) -> None:
     with served(tiny_store) as server, connect(server) as channel, unread_calls(server, WATCH, 3):
         for _ in range(10):
-            assert channel.unary_unary(CHECK, bytes, bytes)(b"", timeout=20) == b"\x08\x01"
+            assert channel.unary_unary(CHECK, bytes, bytes)(b"", timeout=60) == b"\x08\x01"
         stopping = threading.Thread(target=server.stop, args=(0.0,))
         stopping.start()
         stopping.join(20)

@@ -22,7 +22,7 @@ from loader_service.wire.translate import range_to_request
 from loader_service.wire.types import Description
 from preprocess.store import Store
 from tests.conftest import LIMITS
-from tests.loader_service.test_stream import wait_until
+from tests.waiting import wait_until
 
 NUM_CANCELLED = 5
 SPEC = StreamSpec(batch_size=10, shuffle=False)
@@ -48,7 +48,9 @@ def call_of(description: Description, target: str, steps: range, transport: str)
         if transport == "shm":
             token = stack.enter_context(SharedMemorySession(description.shared_memory_socket)).token
         request = range_to_request(SPEC.steps(steps.start, steps.stop, epoch=0), description)
-        yield connection.stream_batches(request, token)
+        call = connection.stream_batches(request, token)
+        assert isinstance(call, StreamCall)
+        yield call
 
 
 @pytest.mark.parametrize("transport", ["grpc", "shm"])

@@ -83,7 +83,7 @@ def simulate(
     st.floats(0.0, 0.6),
     st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_every_position_arrives_once(
     num_steps: int,
     steps_per_epoch: int,

@@ -19,8 +19,8 @@ from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
 from preprocess.store import Store
 from tests.conftest import LIMITS, serving
-from tests.loader_service.test_stream import wait_until
 from tests.stores import make_store
+from tests.waiting import wait_until
 
 NUM_REPLICAS = 12
 SPEC = StreamSpec(batch_size=10, seed=1)

@@ -1,8 +1,6 @@
 """Orders are computed once, ahead of need, and kept within bounds."""
 
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 
 from loader_service.pipeline.order import epoch_order
 from loader_service.pipeline.order_cache import OrderCache
+from tests.waiting import wait_until
 
 Key = tuple[int, int, int]
 
@@ -26,7 +25,7 @@ class Compute:
 
     def __call__(self, num_images: int, seed: int, epoch: int) -> Any:
         self.keys.append((num_images, seed, epoch))
-        assert self.may_go_on.wait(30)
+        assert self.may_go_on.wait(60)
         if self.failures:
             self.failures -= 1
             raise MemoryError("for a moment")
@@ -36,13 +35,6 @@ class Compute:
 @pytest.fixture
 def computed() -> Compute:
     return Compute()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_each_is_computed_once_however_many_ask(computed: Compute) -> None:
@@ -108,7 +100,7 @@ def test_what_nobody_asks_for_waits_for_what_somebody_does(computed: Compute) ->
     computed.may_go_on.clear()
     with ThreadPoolExecutor(4) as readers:
         found = [readers.submit(cache.get, 100, seed, 0) for seed in range(4)]
-        wait_until(lambda: cache.size_bytes == 4 * 100 * 4)
+        wait_until(lambda: cache.size_bytes == 4 * 100 * 4, "four orders")
         computed.may_go_on.set()
         for future in found:
             future.result(30)

@@ -29,18 +29,12 @@ from tests.conftest import LIMITS, serving
 from tests.processes import free_port
 from tests.relays import relaying
 from tests.stores import make_store
+from tests.waiting import wait_until
 
 SPEC = StreamSpec(batch_size=10, seed=1)
 IN_ORDER = StreamSpec(batch_size=16, shuffle=False)
 ONE_MESSAGE = replace(LIMITS, message_bytes=2_000_000)
 """Of a batch of the whole store: 100 images of 56x56, 940,800 bytes."""
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.02)
 
 
 def threads_of(name: str) -> list[str]:
@@ -56,10 +50,9 @@ def test_slow_is_not_silent(tiny_store: Path) -> None:
         with LoaderClient([relay.target], options) as client:
             client.describe()
             relay.bytes_per_s = 200_000
-            started = time.monotonic()
+            assert 940_800 / relay.bytes_per_s > options.stall_timeout_s
             with client.stream(replace(SPEC, batch_size=100), num_epochs=None) as stream:
                 assert next(stream).images.nbytes == 940_800
-            assert time.monotonic() - started > options.stall_timeout_s
 
 
 def test_the_same_bytes_again_and_again_are_silence(tiny_store: Path) -> None:
@@ -102,7 +95,7 @@ def test_a_client_that_was_stopped(tiny_store: Path) -> None:
                 client.send_signal(signal.SIGCONT)
                 time.sleep(0.5)
                 relay.is_open.set()
-                _, complaint = client.communicate(timeout=60)
+                _, complaint = client.communicate(timeout=100)
                 assert client.returncode == 0, complaint
             finally:
                 client.kill()
@@ -142,7 +135,7 @@ def test_a_name_service_that_fails(tiny_store: Path, monkeypatch: pytest.MonkeyP
             with client.stream(SPEC, num_epochs=None) as stream:
                 next(stream)
                 is_failing.set()
-                assert is_asked.wait(20)
+                assert is_asked.wait(60)
                 time.sleep(0.5)
                 relay.forget_connections()
                 for _ in range(2 * USUAL_STEPS):
@@ -241,7 +234,7 @@ def test_damage_is_booked_where_it_is(tmp_path: Path) -> None:
     def is_damaged_there(step: int, num_steps: int) -> bool:
         if not chosen and num_steps == 2:
             chosen.append(step)
-            assert is_repeated.wait(30)
+            assert is_repeated.wait(60)
             time.sleep(0.3)  # until the client has it from the other
         return step in chosen
 

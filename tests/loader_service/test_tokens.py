@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from loader_service.client import AccessError
-from loader_service.server import tokens as tokens_module
 from loader_service.server.tokens import TokenFile
 
 
@@ -25,14 +24,18 @@ def admits(tokens: TokenFile, token: str) -> bool:
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tokens_module, "_CHECK_INTERVAL_S", 0.01)
+def path(tmp_path: Path) -> Path:
     return tmp_path / "tokens"
+
+
+def read(path: Path) -> TokenFile:
+    """The tokens in a file that is looked at again at once."""
+    return TokenFile(path, check_interval_s=0.01)
 
 
 def test_a_file_that_is_being_written_shuts_nobody_out(path: Path) -> None:
     write(path, "first\nsecond\n", is_old=True)
-    tokens = TokenFile(path)
+    tokens = read(path)
     write(path, "first\n", is_old=False)
     assert admits(tokens, "second")
     write(path, "first\nsecond\nthird\n", is_old=False)
@@ -45,7 +48,7 @@ def test_a_file_that_is_being_written_shuts_nobody_out(path: Path) -> None:
 
 def test_a_file_that_changed_long_ago_counts_at_once(path: Path) -> None:
     write(path, "first\n", is_old=True)
-    tokens = TokenFile(path)
+    tokens = read(path)
     write(path, "second\n", is_old=True)
     assert admits(tokens, "second")
     assert not admits(tokens, "first")
@@ -53,7 +56,7 @@ def test_a_file_that_changed_long_ago_counts_at_once(path: Path) -> None:
 
 def test_a_byte_order_mark_is_no_part_of_a_token(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbffirst\r\nsecond\r\n")
-    tokens = TokenFile(path)
+    tokens = read(path)
     assert admits(tokens, "first")
     assert admits(tokens, "second")
 
@@ -62,10 +65,10 @@ def test_a_byte_order_mark_is_no_part_of_a_token(path: Path) -> None:
 def test_a_token_that_no_header_can_hold(path: Path, token: str, caplog: pytest.LogCaptureFixture) -> None:
     path.write_text(f"# ours\n{token}\n", "utf-8")
     with pytest.raises(AccessError, match=r"tokens: line 2: expected a token of printable ASCII") as caught:
-        TokenFile(path)
+        read(path)
     assert token not in str(caught.value)
     write(path, "first\n", is_old=True)
-    tokens = TokenFile(path)
+    tokens = read(path)
     write(path, f"second\n{token}\n", is_old=True)
     assert admits(tokens, "first")
     assert not admits(tokens, "second")

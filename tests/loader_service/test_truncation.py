@@ -12,18 +12,18 @@ from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from tests.processes import loader_processes
 from tests.stores import make_store
-from tests.stubs import request_of
+from tests.stubs import channel_to, request_of
 
 
 def test_the_rest_is_served(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", num_train=128, images_per_shard=64)
     with loader_processes(store, 1, "--message-bytes", "12KB") as (replica,):
-        with grpc.insecure_channel(replica.target) as channel:
+        with channel_to(replica.target) as channel:
             stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
-            description = stub.Describe(pb.DescribeRequest(), timeout=20)
+            description = stub.Describe(pb.DescribeRequest(), timeout=60)
 
             def indices(split: str, first_step: int, last_step: int) -> Iterator[int]:
-                """In stored order, of steps of 16 images; the service is at most some images ahead."""
+                """In stored order, of steps of 16 images. A message is an image of 12 KB; 64 KB are on their way."""
                 request = request_of(
                     description,
                     split=split,

@@ -111,7 +111,7 @@ def test_a_driver_that_is_interrupted_leaves_nothing_half_written(
         if driver.returncode != 0:
             break  # otherwise this process was so slow that the driver had finished before the signal came
     assert driver.returncode == 130, errors
-    assert errors.strip().splitlines()[-1] == "preprocess run: error: interrupted"
+    assert errors.strip().splitlines()[-1] == "alexnet-preprocess run: error: interrupted"
     assert not list(store.rglob(".*"))
     _finish(_start(source, store, "--workers", "2"))
     assert store_files(store) == undisturbed

@@ -114,7 +114,7 @@ def test_an_odd_side_is_refused_for_yuv420(
 ) -> None:
     assert _run(small_folder, tmp_path / "store", "--encoding", "yuv420", "--shorter-side", "33") == 2
     error = capsys.readouterr().err.strip()
-    assert "side: expected an even number of pixels for encoding yuv420, found 33" in error
+    assert "--shorter-side: expected an even number of pixels for --encoding yuv420, found 33" in error
     assert "\n" not in error
     assert not (tmp_path / "store").exists()
 
@@ -233,8 +233,17 @@ def test_a_store_is_not_written_over_something_else(
     assert "found 'thesis.tex' in it" in capsys.readouterr().err
 
 
-def test_images_that_are_not_square_are_refused_with_the_reason(
-    small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shorter-side", "7"], "--shorter-side: expected 8 to 4,096, found 7"),
+        (["--quality", "101"], "--quality: expected 1 to 100, found 101"),
+        (["--images-per-shard", "0"], "--images-per-shard: expected at least 1, found 0"),
+        (["--max-pixels", "0"], "--max-pixels: expected 1 to 178,956,970, found 0"),
+    ],
+)
+def test_an_option_out_of_range_is_named_as_typed(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run(small_folder, tmp_path / "store", "--no-crop") == 2
-    assert "the loader cuts fixed crops" in capsys.readouterr().err
+    assert _run(tmp_path, tmp_path / "store", *options) == 2
+    assert capsys.readouterr().err == f"alexnet-preprocess run: error: {message}\n"

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.images.statistics import PartialStatistics, StatisticsAccumulator, finish
+from preprocess.images.statistics import StatisticsAccumulator, finish
+from preprocess.store.sidecar import PartialStatistics
 
 
 def _accumulate(images: npt.NDArray[np.uint8]) -> PartialStatistics:

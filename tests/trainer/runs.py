@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.__main__ import main
-from trainer.checkpoint import files as checkpoint
+from trainer.checkpoint import folder
 
 # 64 pixels are the least that three poolings leave anything of: crops are then the whole stored image, mirrored or not.
 NETWORK = ("--width", "0.0625", "--crop", "64", "--init", "fan_in", "--devices", "cpu,cpu")
@@ -44,8 +44,8 @@ def started(target: str, run_dir: Path, *options: str) -> Iterator["subprocess.P
 
 def wait_for_checkpoint(run_dir: Path, process: "subprocess.Popen[str]", *, least_step: int = 1) -> None:
     """Returns when the run has saved at or after ``least_step``; fails when the process ends before."""
-    deadline = time.monotonic() + 50
-    while not any(int(path.stem[5:]) >= least_step for path in checkpoint.numbered(run_dir)):
+    deadline = time.monotonic() + 100
+    while not any(int(path.stem[5:]) >= least_step for path in folder.numbered(run_dir)):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline, "no checkpoint appeared"
         time.sleep(0.01)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.network.architecture import Ablation, Architecture, resolve
+from trainer.network.architecture import Ablation, Architecture, RemovableLayer, resolve
 from trainer.network.describe import describe_architecture
 from trainer.recipes import recipe_named
 from trainer.recipes.recipe import RecipeName
@@ -74,7 +74,7 @@ def test_disjoint_pooling_keeps_every_size() -> None:
 
 
 @pytest.mark.parametrize("name", ["conv3", "conv4", "fc6", "fc7"])
-def test_a_middle_layer_can_be_left_out(name: str) -> None:
+def test_a_middle_layer_can_be_left_out(name: RemovableLayer) -> None:
     smaller = full_size(ablation=Ablation(without_layer=name))
     assert [layer.name for layer in smaller.layers] == [
         layer.name for layer in full_size().layers if layer.name != name
@@ -101,7 +101,7 @@ def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="width"):
         resolve(recipe_named("paper"), crop=224, num_classes=10, width=0)
     with pytest.raises(ValueError, match="without_layer: expected one of conv3"):
-        Ablation(without_layer="conv1")
+        Ablation(without_layer="conv1")  # type: ignore[arg-type]
 
 
 def test_description_names_layers_and_totals() -> None:

@@ -5,7 +5,6 @@ import torch
 
 from tests.trainer.conftest import CPU_PAIR, tiny_architecture
 from trainer.data.centring import Centring
-from trainer.data.feed import DeviceBatch
 from trainer.evaluate import class_probabilities
 from trainer.network.columns import TwoColumns
 
@@ -22,17 +21,9 @@ def network(seed: int) -> TwoColumns:
 def test_ten_crops_and_networks_are_averaged_after_the_softmax() -> None:
     crop = 67
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 10, crop, crop, 3), np.uint8))
-    batch = DeviceBatch(
-        epoch=0,
-        step=0,
-        images={CPU: images},
-        shifts={CPU: torch.zeros(3, 3)},
-        labels=torch.tensor([0, 1, 2]),
-        indices=torch.tensor([0, 1, 2]),
-    )
     centring = Centring(np.full((crop, crop, 3), 120, np.float32), crop, [CPU])
     networks = [network(1), network(2)]
-    found = class_probabilities(networks, centring, batch)
+    found = class_probabilities(networks, centring, {CPU: images})
     expected, mean_of_scores = [], []
     with torch.no_grad():
         for image in images:

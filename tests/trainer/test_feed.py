@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from loader_service.wire.types import Batch
+from loader_service.client import Batch
 from tests.trainer.conftest import CPU_PAIR
 from trainer.data.feed import Feed
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.centring import Centring, centre_crop
+from trainer.data.centring import Centring
+from trainer.data.crops import centre_crop
 
 CPU = torch.device("cpu")
 

@@ -1,154 +1,133 @@
-"""Checkpoints: written whole or not at all, checked when read, and refused when they belong to another run."""
+"""Files that are whole or not there, whatever kills the process or fills the disk; errors that name the file."""
 
-import contextlib
-import dataclasses
 import os
-import re
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-import torch
-from torch import Tensor
-
-from commandline import write_line
-from trainer.errors import CheckpointError
-from trainer.recipes.schedule import ScheduleState
-
-FORMAT = 1
-"""Version of a checkpoint's contents; another version is refused."""
-BEST_NAME = "best.pt"
-_NAME = re.compile(r"^step-(\d{9})\.pt$")
-
-Identity = Mapping[str, str | int | float | bool | None]
+TEMPORARY = ".tmp"
+"""Ends the name of a file that is still being written; one that is left over belongs to nobody."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Everything a run needs to continue as if it had never stopped. Tensors are on the CPU."""
+class Sink:
+    """A file to write to that keeps its first failure to itself until asked.
 
-    identity: dict[str, str | int | float | bool | None]
-    """What must be equal to continue: store, pipeline, seed, batch size, recipe, sizes, ablations."""
-    epoch: int
-    step: int
-    """The next step to take: the stream's position."""
-    global_step: int
-    """Steps taken so far, over all epochs."""
-    weights: dict[str, Tensor]
-    velocities: dict[str, Tensor]
-    generators: list[Tensor]
-    schedule: ScheduleState
-    epoch_sums: Tensor
-    """float64 [4]: loss, top-1 errors, top-5 errors, images of the epoch so far."""
-    network: dict[str, Any]
-    """Plain data from which the network can be built without a service: see trainer.checkpoint_network."""
-    validation: dict[str, float] | None
-    """The last validation's result."""
-
-
-def save(snapshot: Snapshot, path: Path) -> None:
-    """Writes ``path`` atomically: a temporary file beside it, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = {f.name: getattr(snapshot, f.name) for f in dataclasses.fields(snapshot)}
-    document |= {"format": FORMAT, "schedule": dataclasses.asdict(snapshot.schedule)}
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def load(path: Path) -> Snapshot:
-    """Reads ``path``. Raises CheckpointError when it is missing, damaged or of another format."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not compare the checksums
-        if damaged is not None:
-            raise CheckpointError(f"{path}: damaged at {damaged}")
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole checkpoint ({type(error).__name__})") from None
-    if document.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, found {document.get('format')!r}")
-    values = {f.name: document[f.name] for f in dataclasses.fields(Snapshot)}
-    return Snapshot(**values | {"schedule": ScheduleState(**document["schedule"])})
-
-
-def folder_of(run_dir: Path) -> Path:
-    """Where a run keeps its checkpoints."""
-    return run_dir / "checkpoints"
-
-
-def path_of(run_dir: Path, global_step: int) -> Path:
-    """The checkpoint after ``global_step`` steps."""
-    return folder_of(run_dir) / f"step-{global_step:09d}.pt"
-
-
-def numbered(run_dir: Path) -> list[Path]:
-    """The run's numbered checkpoints, newest first."""
-    folder = folder_of(run_dir)
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if _NAME.match(path.name)), reverse=True)
-
-
-def newest(run_dir: Path) -> tuple[Path, Snapshot] | None:
-    """The newest checkpoint that is whole; says loudly which damaged ones it passed over. None without any.
-
-    Raises CheckpointError when there are checkpoints and none is whole.
+    Writers of other libraries (torch's zip files) answer a failed write with errors of their own that no longer say
+    what failed; here they run to their end, and the disk's own error comes after.
     """
-    paths = numbered(run_dir)
-    for path in paths:
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self._failure is None:
+            try:
+                return self._file.write(data)
+            except OSError as error:
+                self._failure = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Does nothing: :func:`write_whole` flushes."""
+
+    def raise_failure(self) -> None:
+        """Raises the OSError of the first write that failed, if one did."""
+        if self._failure is not None:
+            raise self._failure
+
+
+def write_whole(path: Path, write: Callable[[Sink], object]) -> None:
+    """Gives ``path`` what ``write`` writes: a file beside it, fsync, rename, fsync of the folder.
+
+    Raises OSError that names ``path``, which is then what it was before.
+    """
+    temporary = path.with_name(path.name + TEMPORARY)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return path, load(path)
-        except CheckpointError as error:
-            write_line(f"WARNING: {error}; falling back to the checkpoint before it")
-    if paths:
-        raise CheckpointError(f"{folder_of(run_dir)}: none of {len(paths)} checkpoints can be read")
-    return None
+            with temporary.open("wb") as file:
+                sink = Sink(file)
+                write(sink)
+                sink.raise_failure()
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
 
 
-def find(path: Path) -> Path:
-    """The file that ``path`` means: itself, or a run directory's best or newest checkpoint."""
-    if path.is_file():
-        return path
-    best = folder_of(path) / BEST_NAME
-    if best.is_file():
-        return best
-    paths = numbered(path)
-    if not paths:
-        raise CheckpointError(f"{path}: expected a checkpoint or a run directory that holds one")
-    return paths[0]
+def write_text_whole(path: Path, text: str) -> None:
+    """Gives ``path`` this text, as :func:`write_whole` does."""
+    write_whole(path, lambda sink: sink.write(text.encode("utf-8")))
 
 
-def remove_old(run_dir: Path, keep: int) -> None:
-    """Deletes all but the ``keep`` newest numbered checkpoints; the best one has its own name and stays."""
-    for path in numbered(run_dir)[keep:]:
-        path.unlink()
+def link_whole(source: Path, path: Path) -> None:
+    """Makes ``path`` another name of ``source``'s content; a copy where the filesystem has no hard links."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    with naming(path):
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            write_whole(path, lambda sink: _copy(source, sink))
+            return
+        temporary.replace(path)
+        sync_folder(path.parent)
 
 
-def refuse_mismatch(path: Path, found: Identity, expected: Identity) -> None:
-    """Raises CheckpointError that names every difference between a checkpoint's identity and this run's."""
-    names = sorted(found.keys() | expected.keys())
-    differences = [
-        f"{name}: the checkpoint has {found.get(name)!r}, this run {expected.get(name)!r}"
-        for name in names
-        if found.get(name) != expected.get(name)
-    ]
-    if differences:
-        raise CheckpointError(f"{path} belongs to another run: " + "; ".join(differences))
+def _copy(source: Path, sink: Sink) -> None:
+    with source.open("rb") as file:
+        shutil.copyfileobj(file, sink)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the folder's names are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process was writing; for the folder's only writer."""
+    for path in folder.glob("*" + TEMPORARY):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has every OSError of the block name ``path``: ``No space left on device`` alone helps nobody."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+class Appender:
+    """A file that grows by records, each handed to the kernel at once: a killed process loses none.
+
+    Raises OSError that names the file; a record that did not fit is then cut off somewhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with naming(path):
+            self._file = path.open("ab", buffering=0)
+
+    def append(self, record: bytes) -> None:
+        """Adds ``record`` at the end."""
+        rest = memoryview(record)
+        with naming(self._path):
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def close(self) -> None:
+        """Closes the file, which holds everything already."""
+        self._file.close()

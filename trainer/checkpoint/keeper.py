@@ -1,98 +1,180 @@
 """When a run saves, what it keeps, and where it continues from."""
 
+import contextlib
+import dataclasses
+import shutil
 import time
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from commandline import write_line
-from trainer.checkpoint import files as checkpoint
-from trainer.checkpoint.identity import Value
-from trainer.checkpoint.saved_network import NetworkPlan
+from trainer.checkpoint import folder
+from trainer.checkpoint.background import Background
+from trainer.checkpoint.files import link_whole, remove_leftovers
+from trainer.checkpoint.identity import compare, step_of
+from trainer.checkpoint.saved_network import NetworkPlan, plan_of
+from trainer.checkpoint.snapshot import Identity, Snapshot, load, save
 from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
-from trainer.ranks import Ranks
+from trainer.ranks import Ranks, digest_of
+from trainer.recipes.schedule import has_ended
 
 
 class Keeper:
-    """Owns a run's checkpoint folder. Only the leading rank writes; all ranks must call :meth:`save` together."""
+    """Owns a run's checkpoint folder, whose lock the run holds. Only the leading rank writes, beside training; all
+    ranks must call :meth:`save` together.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
-        run_dir: Path,
-        identity: dict[str, Value],
+        identity: Identity,
         plan: NetworkPlan,
         state: TrainingState,
         ranks: Ranks,
+        *,
+        num_images: int,
     ) -> None:
-        self._config, self._run_dir = config, run_dir
+        self._config, self._run_dir = config, config.run_dir
         self._identity, self._plan, self._state, self._ranks = identity, plan, state, ranks
+        self._num_images = num_images
+        self._writing = Background()
         self._saved_at = time.monotonic()
         self._saved_step = 0
+        self._owes_a_save = False
 
-    def resume(self) -> None:
-        """Restores the state as ``--resume`` says. Raises TrainerError when that cannot be."""
-        how = self._config.resume
-        if how == "auto":
-            found = checkpoint.newest(self._run_dir)
-        elif how == "never":
-            found = None
-            if checkpoint.numbered(self._run_dir) and self._ranks.leads:
-                raise TrainerError(
-                    f"{self._run_dir} holds checkpoints: continue them with --resume auto, or choose another --run-dir"
-                )
-        else:
-            path = checkpoint.find(Path(how))
-            found = path, checkpoint.load(path)
-        if found is None:
-            return
-        path, snapshot = found
-        checkpoint.refuse_mismatch(path, snapshot.identity, self._identity)
-        self._state.restore(snapshot, keep_sums=self._ranks.leads)
-        self._saved_step = self._state.global_step
-        if self._ranks.leads:
-            write_line(f"continuing from {path}: epoch {self._state.epoch}, step {self._state.step}")
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for the save under way, but for a second Ctrl-C; its failure matters unless there is one already."""
+        if kind is None:
+            self._writing.finish()
+        elif kind is not KeyboardInterrupt:
+            with contextlib.suppress(OSError):
+                self._writing.finish()
+
+    def resume(self, aside: tuple[Path, ...] = ()) -> Path | None:
+        """Restores the state as ``--resume`` says, the same on all ranks; returns the checkpoint that it continues.
+
+        Checkpoints that the run does not continue from are set aside, with copies of the files ``aside``. Raises
+        TrainerError when that cannot be.
+        """
+        path = self._ranks.decide(self._choose)
+        problem = ""
+        if path is not None:
+            try:
+                changed = self._restore(path)
+            except TrainerError as error:
+                problem = str(error)
+                if self._ranks.world_size == 1:
+                    raise
+        state = self._state
+        digest = digest_of(state.network.state_dict().values()) if self._ranks.world_size > 1 else ""
+        self._ranks.expect_same(
+            f"cannot continue: {problem}" if problem else f"continues at {state.place} with weights {digest}"
+        )
+        if problem:
+            raise TrainerError(problem)
+        self._saved_step = state.global_step
+        if path is None or not self._ranks.leads:
+            return path
+        write_line(f"continuing from {path}: {state.place}")
+        if changed:
+            write_line(f"changed since that checkpoint: {', '.join(changed)}")
+        strangers = folder.strangers(self._run_dir, path, state.global_step)
+        if strangers:
+            branch = folder.set_aside(self._run_dir, strangers)
+            for file in aside:
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copy2(file, branch)
+            names = ", ".join(stranger.name for stranger in strangers)
+            write_line(f"set aside in {branch}, since this run does not continue from them: {names}")
+        return path
 
     def is_due(self) -> bool:
-        """Whether steps or minutes since the last save ask for one."""
+        """Whether steps or time since the last save ask for one. Raises OSError when the last one has failed."""
+        self._writing.check()
+        if self._saved_step == self._state.global_step:
+            return False
         every = self._config.checkpoint_steps
         if every is not None and self._state.global_step % every == 0:
             return True
-        return time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes
+        late = self._owes_a_save or time.monotonic() - self._saved_at > self._config.checkpoint_interval_s
+        return late and not self._writing.is_busy
 
-    def save(self, *, best: bool = False) -> None:
-        """Saves, also as the best if ``best``, and removes what is too old."""
+    def save(self, *, best: bool = False, waits: bool = True) -> None:
+        """Begins to save, also as the best if ``best``, and to remove what is too old.
+
+        While the save before is under way, waits for it; or, unless ``best``, leaves it to a later step if ``waits`` is
+        False. Raises DivergedError when the state is not finite, and OSError when the save before has failed.
+        """
         state = self._state
         if self._ranks.world_size > 1:
             # Every rank holds the same weights, but only its share of the sums.
             sums = self._ranks.sum(state.epoch_sums).to(state.epoch_sums.device)
             state.epoch_sums = sums if self._ranks.leads else torch.zeros_like(sums)
-        self._saved_at, self._saved_step = time.monotonic(), state.global_step
-        if not self._ranks.leads:
+        may_wait = waits or best
+        self._owes_a_save = not may_wait and self._ranks.decide(lambda: self._writing.is_busy)
+        if self._owes_a_save:
             return
-        snapshot = state.snapshot(self._identity, self._plan)
-        checkpoint.save(snapshot, checkpoint.path_of(self._run_dir, state.global_step))
-        if best:
-            checkpoint.save(snapshot, checkpoint.folder_of(self._run_dir) / checkpoint.BEST_NAME)
-        checkpoint.remove_old(self._run_dir, self._config.keep)
+        self._saved_at, self._saved_step = time.monotonic(), state.global_step
+        if self._ranks.leads:
+            snapshot = state.snapshot(self._identity, self._plan)
+            best = best or (state.validation is not None and state.step == 0 and not self._has_best())
+            self._writing.start(lambda: self._write(snapshot, best=best))
 
     def save_new(self) -> None:
-        """Saves if steps have been taken since the last save."""
-        if self._saved_step != self._state.global_step:
+        """Saves if steps have been taken since the last save, and returns when everything is on the disk."""
+        if self._saved_step != self._state.global_step or self._owes_a_save:
             self.save()
+        self._writing.finish()
 
-    def save_alone(self) -> str:
-        """After a failure: saves what is new if there are no other ranks to ask, and says what there is."""
-        if self._ranks.world_size == 1:
-            self.save_new()
-        return last_saved(self._run_dir)
+    def _has_best(self) -> bool:
+        return folder.best_of(self._run_dir).is_file()
+
+    def _choose(self) -> Path | None:
+        """On the leading rank: the checkpoint to continue from, which is whole and of this run; None to begin."""
+        how, run_dir = self._config.resume, self._run_dir
+        folder.folder_of(run_dir).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.folder_of(run_dir))
+        remove_leftovers(run_dir)
+        if how == "auto":
+            found = folder.newest(run_dir)
+            return None if found is None else found[0]
+        if how != "never":
+            return folder.find(Path(how))
+        if folder.numbered(run_dir) or self._has_best():
+            raise TrainerError(
+                f"{run_dir} holds checkpoints: continue them with --resume auto, or choose another --run-dir"
+            )
+        return None
+
+    def _restore(self, path: Path) -> list[str]:
+        """Continues from ``path``; returns the options that have changed since."""
+        snapshot, state = load(path), self._state
+        plan_of(snapshot, path)  # what evaluate and the others will build of it
+        changed = compare(path, snapshot.identity, self._identity)
+        step = step_of(snapshot, path, batch_size=self._config.batch_size, num_images=self._num_images)
+        state.restore(snapshot, path, step=step, keep_sums=self._ranks.leads)
+        ended = has_ended(self._config.resolved_recipe, state.epoch, state.schedule)
+        state.schedule = dataclasses.replace(state.schedule, finished=ended)
+        return changed
+
+    def _write(self, snapshot: Snapshot, *, best: bool) -> None:
+        path = folder.path_of(self._run_dir, snapshot.global_step)
+        save(snapshot, path)
+        if best:
+            link_whole(path, folder.best_of(self._run_dir))
+        folder.remove_old(self._run_dir, self._config.keep)
 
 
 def last_saved(run_dir: Path) -> str:
     """Where a run can continue, in words."""
-    paths = checkpoint.numbered(run_dir)
+    paths = folder.numbered(run_dir)
     if not paths:
         return "no checkpoint had been written yet"
     return f"the last checkpoint is {paths[0]}; continue with --resume auto"

@@ -7,14 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-
-def centre_crop(mean_image: npt.NDArray[np.float32], crop: int) -> npt.NDArray[np.float32]:
-    """The centre ``crop x crop`` of the mean image [S, S, 3], which every crop subtracts ([C])."""
-    side = mean_image.shape[0]
-    if crop > side:
-        raise ValueError(f"crop: expected at most the stored side {side}, found {crop}")
-    begin = (side - crop) // 2
-    return mean_image[begin : begin + crop, begin : begin + crop].copy()
+from trainer.data.crops import centre_crop
 
 
 class Centring:

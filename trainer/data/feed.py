@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loader_service.wire.types import Batch
+from loader_service.client import Batch
+from loader_service.torch_adapter import pinned_array
 
 POLL_S = 0.2
 """How often a waiting step looks whether it should stop."""
-JOIN_TIMEOUT_S = 5.0
+JOIN_TIMEOUT_S = 10.0
 """How long closing waits for a source that does not end; its thread then ends with the process."""
+LEAVE_TIMEOUT_S = 0.3
+"""The same where the process is about to end anyway: what has been trained is saved first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +52,8 @@ class _Copied:
 def allocator(devices: Sequence[torch.device]) -> Callable[[tuple[int, ...], np.dtype[Any]], Any]:
     """What the client should receive into: pinned memory when a GPU will read it, else ordinary memory."""
     if any(device.type == "cuda" for device in devices):
-        return _pinned
+        return pinned_array
     return np.empty
-
-
-def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    like = torch.from_numpy(np.empty(0, dtype))
-    return torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
 
 
 class Feed:
@@ -93,8 +91,8 @@ class Feed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(JOIN_TIMEOUT_S if kind is None else LEAVE_TIMEOUT_S)
 
     def __iter__(self) -> Iterator[DeviceBatch]:
         return self
@@ -120,14 +118,21 @@ class Feed:
                 item.batch.labels.record_stream(stream)
         return item.batch
 
-    def close(self) -> None:
-        """Stops receiving, closes the source and joins the thread."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Stops receiving, closes the source and joins the thread, waiting no longer than ``timeout_s`` for either.
+
+        None means some seconds, or none to speak of when it was interrupted.
+        """
+        if timeout_s is None:
+            timeout_s = LEAVE_TIMEOUT_S if self._interrupted() else JOIN_TIMEOUT_S
         self._closing.set()
-        self._close_source()
+        closing = threading.Thread(target=self._close_source, name="feed-close", daemon=True)
+        closing.start()
+        closing.join(timeout_s)
         with contextlib.suppress(queue.Empty):
             while True:
                 self._ready.get_nowait()
-        self._thread.join(timeout=JOIN_TIMEOUT_S)
+        self._thread.join(timeout_s)
 
     def _receive(self) -> None:
         previous: _Copied | None = None

@@ -1,9 +1,17 @@
-"""What a run reports about itself: JSON lines in metrics.jsonl and TensorBoard events, and reading them back."""
+"""What a run reports about itself: JSON lines in metrics.jsonl, and reading them back."""
 
+import dataclasses
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from commandline import write_line
+from trainer.checkpoint.files import Appender, write_text_whole
+from trainer.monitor.events import EventsFile
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -40,70 +48,135 @@ class EpochPoint:
     validation_top5_error: float | None
 
 
-class MetricsWriter:
-    """Appends points to the run's files. One owner, who closes it.
+Point = TrainPoint | EpochPoint
+_KINDS: dict[str, type[TrainPoint] | type[EpochPoint]] = {"train": TrainPoint, "epoch": EpochPoint}
 
-    Lines of steps after ``from_step`` are removed first: a resumed run takes those steps again.
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the file."""
+
+    point: Point
+    time_s: float
+    """When it was written, in seconds since 1970."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What there is one line of: a step with a point, an epoch."""
+        if isinstance(self.point, TrainPoint):
+            return "train", self.point.global_step
+        return "epoch", self.point.epoch
+
+    def to_line(self) -> str:
+        """The line, with its end."""
+        return json.dumps({"kind": self.key[0], "time_s": round(self.time_s, 3)} | vars(self.point)) + "\n"
+
+
+class MetricsWriter:
+    """Appends points to the run's files, each step and epoch once. One owner, who closes it.
+
+    What is there already of steps after ``global_step`` and of epochs from ``epoch`` on is removed first: a run that
+    continues takes those again. ``history`` is the folder whose lines it continues, if not ``run_dir``'s own.
+    TensorBoard's events are made anew from the lines, so that both always hold the same;
+    when they cannot be written they are given up, with a warning. Raises OSError that names metrics.jsonl.
     """
 
-    def __init__(self, run_dir: Path, *, from_step: int, tensorboard: bool) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / METRICS_NAME
-        kept = [line for line in read_lines(run_dir) if line["global_step"] <= from_step]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
-        self._events: Any = None
+    def __init__(
+        self, run_dir: Path, *, epoch: int, global_step: int, tensorboard: bool, history: Path | None = None
+    ) -> None:
+        self._path = run_dir / METRICS_NAME
+        kept = [
+            entry
+            for entry in _read_entries(history or run_dir)
+            if (entry.point.global_step <= global_step if entry.key[0] == "train" else entry.point.epoch < epoch)
+        ]
+        write_text_whole(self._path, "".join(map(Entry.to_line, kept)))
+        self._events: EventsFile | None = None
         if tensorboard:
-            from tensorboardX import SummaryWriter  # imported here: a run without events need not have it
-
-            self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=from_step or None)
+            with self._optional_events():
+                self._events = EventsFile(run_dir / "tensorboard")
+                for entry in kept:
+                    self._add_event(entry)
+        self._file = Appender(self._path)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def write(self, point: TrainPoint | EpochPoint) -> None:
-        """Appends ``point`` and flushes, so that a killed run loses no line."""
-        kind = "train" if isinstance(point, TrainPoint) else "epoch"
-        self._file.write(json.dumps({"kind": kind} | vars(point)) + "\n")
-        self._file.flush()
-        if self._events is not None:
-            for name, value in vars(point).items():
-                if name not in ("epoch", "step", "global_step") and value is not None:
-                    self._events.add_scalar(f"{kind}/{name}", value, point.global_step)
-
-    def close(self) -> None:
-        """Closes the files; the last events are on disk after it."""
         self._file.close()
         if self._events is not None:
             self._events.close()
 
+    def write(self, point: Point) -> None:
+        """Appends ``point``; a killed run loses no line."""
+        entry = Entry(point=point, time_s=time.time())
+        self._file.append(entry.to_line().encode())
+        if self._events is not None:
+            with self._optional_events():
+                self._add_event(entry)
 
-def read_lines(run_dir: Path) -> list[dict[str, Any]]:
-    """Every whole line of the run's metrics, in order; a line cut off by a kill is left out."""
-    path = run_dir / METRICS_NAME
-    lines: list[dict[str, Any]] = []
-    if path.is_file():
-        for text in path.read_text("utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
-    return lines
+    def _add_event(self, entry: Entry) -> None:
+        assert self._events is not None
+        kind, _ = entry.key
+        scalars = {
+            f"{kind}/{name}": value
+            for name, value in vars(entry.point).items()
+            if name not in ("epoch", "step", "global_step") and value is not None
+        }
+        self._events.add(scalars, step=entry.point.global_step, time_s=entry.time_s)
+
+    @contextmanager
+    def _optional_events(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            write_line(f"WARNING: {error.filename}: {error.strerror}; the run goes on without TensorBoard events")
+            if self._events is not None:
+                self._events.close()
+            self._events = None
+
+
+def history_of(checkpoint: Path) -> Path:
+    """The folder with the metrics of the run that saved ``checkpoint``: its own, or that of its branch set aside."""
+    branch = checkpoint.parent
+    return branch if (branch / METRICS_NAME).is_file() else branch.parent
 
 
 def read_points(run_dir: Path) -> tuple[list[TrainPoint], list[EpochPoint]]:
     """The run's points in order."""
-    train: list[TrainPoint] = []
-    epochs: list[EpochPoint] = []
-    for line in read_lines(run_dir):
-        values = {name: value for name, value in line.items() if name != "kind"}
-        if line["kind"] == "train":
-            train.append(TrainPoint(**values))
-        else:
-            epochs.append(EpochPoint(**values))
-    return train, epochs
+    points = [entry.point for entry in _read_entries(run_dir)]
+    train = [point for point in points if isinstance(point, TrainPoint)]
+    return train, [point for point in points if isinstance(point, EpochPoint)]
+
+
+def _read_entries(run_dir: Path) -> list[Entry]:
+    """What metrics.jsonl holds, in the order of steps, each step and epoch once: of several lines the last.
+
+    Lines that are no points, such as one that a kill cut off, are left out.
+    """
+    path = run_dir / METRICS_NAME
+    if not path.is_file():
+        return []
+    changed_s = path.stat().st_mtime
+    found: dict[tuple[str, int], Entry] = {}
+    for text in path.read_text("utf-8", errors="replace").splitlines():
+        entry = _entry_of(text, changed_s)
+        if entry is not None:
+            found[entry.key] = entry
+    return sorted(found.values(), key=lambda entry: (entry.point.global_step, entry.key[0] == "epoch"))
+
+
+def _entry_of(text: str, otherwise_s: float) -> Entry | None:
+    """The line's point; ``otherwise_s`` is its time where the line has none."""
+    try:
+        line = json.loads(text)
+        kind = _KINDS[line["kind"]]
+        values = {field.name: line[field.name] for field in dataclasses.fields(kind)}
+        time_s = float(line.get("time_s", otherwise_s))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    is_sound = all(
+        isinstance(value, int | float) or (value is None and name.startswith("validation_"))
+        for name, value in values.items()
+    )
+    return Entry(point=kind(**values), time_s=time_s) if is_sound else None

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from loader_service.wire.types import Description
+from commandline import one_line, write_line
+from loader_service.client import Description
+from trainer.checkpoint.files import write_text_whole
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.config import TrainConfig
 from trainer.ranks import Ranks
@@ -46,15 +48,21 @@ def write_record(run_dir: Path, config: TrainConfig, plan: NetworkPlan, descript
         },
         "recipe": dataclasses.asdict(config.resolved_recipe),
     }
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / RECORD_NAME).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    write_text_whole(run_dir / RECORD_NAME, json.dumps(document, indent=1))
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
-    """The record, or an empty one when there is none."""
+    """The record's parts, each an object; those that are missing or damaged are left out, with a warning."""
     path = run_dir / RECORD_NAME
-    document: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return document
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        write_line(f"WARNING: {path} cannot be read ({one_line(error)}): the report does without it")
+        return {}
+    parts = document.items() if isinstance(document, dict) else ()
+    return {name: part for name, part in parts if isinstance(part, dict)}
 
 
 def _plain(value: Any) -> Any:

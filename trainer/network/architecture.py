@@ -2,12 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from trainer.recipes import Columns, ConvLayer, CrossMapNorm, Operation, Pooling, Recipe, WithinMapNorm
 from trainer.recipes.recipe import Activation
 
-REMOVABLE_LAYERS = ("conv3", "conv4", "fc6", "fc7")
+RemovableLayer = Literal["conv3", "conv4", "fc6", "fc7"]
 """[P] 7: "removing any of the middle layers" - those whose removal leaves a network that still fits together."""
 
 
@@ -20,13 +20,12 @@ class Ablation:
     overlapping_pooling: bool = True
     columns: Columns = "linked"
     dropout: bool = True
-    without_layer: str | None = None
+    without_layer: RemovableLayer | None = None
 
     def __post_init__(self) -> None:
-        if self.without_layer is not None and self.without_layer not in REMOVABLE_LAYERS:
-            raise ValueError(
-                f"without_layer: expected one of {', '.join(REMOVABLE_LAYERS)}, found {self.without_layer!r}"
-            )
+        removable = get_args(RemovableLayer)
+        if self.without_layer is not None and self.without_layer not in removable:
+            raise ValueError(f"without_layer: expected one of {', '.join(removable)}, found {self.without_layer!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,32 +1,6 @@
-"""Prints a network before anything runs: layers, shapes, parameters by device, multiply-adds."""
+"""A network as text: layers, shapes, parameters by device, multiply-adds."""
 
-from typing import TYPE_CHECKING
-
-from loader_service.client.client import LoaderClient
-from trainer.network.architecture import Architecture, Layer, resolve
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
-
-
-def describe_run(config: "TrainConfig") -> str:
-    """The network that ``train`` with these options would build; asks the loaders for its sizes if there are any."""
-    crop, num_classes = config.crop, config.num_classes
-    if config.target and (crop is None or num_classes is None):
-        with LoaderClient(config.target, config.client_options) as client:
-            description = client.describe()
-        crop = crop or description.image_side * 7 // 8
-        num_classes = num_classes or len(description.classes)
-    architecture = resolve(
-        config.resolved_recipe,
-        crop=crop or 224,
-        num_classes=num_classes or 1000,
-        width=config.width,
-        ablation=config.ablation,
-    )
-    return f"recipe {config.recipe}, width {config.width:g}, columns {config.columns}\n" + describe_architecture(
-        architecture
-    )
+from trainer.network.architecture import Architecture, Layer
 
 
 def describe_architecture(architecture: Architecture) -> str:

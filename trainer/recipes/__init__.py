@@ -35,5 +35,8 @@ __all__ = [
 
 
 def recipe_named(name: RecipeName) -> Recipe:
-    """The recipe that ``--recipe NAME`` means."""
-    return PAPER if name == "paper" else CONVNET2012
+    """The recipe that ``--recipe NAME`` means. Raises ValueError for a name that none has."""
+    for recipe in (PAPER, CONVNET2012):
+        if recipe.name == name:
+            return recipe
+    raise ValueError(f"recipe: expected one of {PAPER.name}, {CONVNET2012.name}, found {name!r}")

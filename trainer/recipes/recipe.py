@@ -8,13 +8,14 @@ cuda-convnet2.
 from dataclasses import dataclass
 from typing import Literal
 
+from loader_service.client import ColourScale
+
 RecipeName = Literal["paper", "convnet2012"]
 Activation = Literal["relu", "tanh"]
 Columns = Literal["linked", "unlinked", "one"]
 Init = Literal["recipe", "fan_in", "he"]
 """Initial weights: the recipe's own, or one of two remedies; see trainer.network.layers.initialise."""
 Operation = Literal["activation", "lrn", "map_norm", "pool", "dropout"]
-ColourScale = Literal["sqrt_eigenvalue", "unit_eigenvalue"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Learning rates and colour noise by epoch: the paper's plateau rule and the 2012 log's milestones."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from trainer.recipes import Milestones, Plateau, Recipe
@@ -70,16 +71,28 @@ def after_epoch(recipe: Recipe, epoch: int, state: ScheduleState, validation_err
     next plateau finishes. Milestones finish at their end epoch alone.
     """
     schedule = recipe.schedule
-    best = state.best_error
-    if best is None or validation_error < best:
+    if is_better(validation_error, state.best_error):
         state = dataclasses.replace(state, best_error=validation_error, epochs_since_best=0)
     else:
         state = dataclasses.replace(state, epochs_since_best=state.epochs_since_best + 1)
-    if isinstance(schedule, Plateau) and state.epochs_since_best >= schedule.patience_epochs:
-        if state.num_drops >= schedule.drops:
-            return dataclasses.replace(state, finished=True)
-        state = dataclasses.replace(state, num_drops=state.num_drops + 1, epochs_since_best=0)
-    return dataclasses.replace(state, finished=epoch + 1 >= schedule.end_epoch)
+    if isinstance(schedule, Plateau) and state.epochs_since_best >= schedule.patience_epochs:  # noqa: SIM102
+        if state.num_drops < schedule.drops:
+            state = dataclasses.replace(state, num_drops=state.num_drops + 1, epochs_since_best=0)
+    return dataclasses.replace(state, finished=has_ended(recipe, epoch + 1, state))
+
+
+def has_ended(recipe: Recipe, next_epoch: int, state: ScheduleState) -> bool:
+    """Whether nothing is left to train: the last epoch was, or the plateau after the last division is over."""
+    schedule = recipe.schedule
+    if isinstance(schedule, Plateau):
+        is_over = state.num_drops >= schedule.drops and state.epochs_since_best >= schedule.patience_epochs
+        return is_over or next_epoch >= schedule.end_epoch
+    return next_epoch >= schedule.end_epoch
+
+
+def is_better(error: float, best: float | None) -> bool:
+    """Whether ``error`` is a new best. What is not finite never is, and anything finite is better than it."""
+    return math.isfinite(error) and (best is None or not math.isfinite(best) or error < best)
 
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:

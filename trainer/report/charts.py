@@ -2,18 +2,18 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
-from trainer.monitor.metrics import EpochPoint, TrainPoint, read_points
+from trainer.monitor.metrics import EpochPoint, TrainPoint
 
 WIDTH, HEIGHT = 520, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 40, 44
 _TITLE_Y, _LEGEND_GAP = 20, 18
 # More than the mean widths of a letter of 12 px and of a bold one of 14 px.
 _LETTER_WIDTH, _TITLE_LETTER_WIDTH = 6.4, 8.0
+MAX_POINTS = 250
 COLOURS = ("#2563a8", "#c2572b", "#3a7d44", "#7a4fa3")
 
 
@@ -26,9 +26,13 @@ class Line:
 
 
 def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = ()) -> str:
-    """An SVG picture of ``lines`` with linear axes from 0; ``marks`` are labelled vertical lines (x, text)."""
-    xs = [x for line in lines for x, _ in line.points if math.isfinite(x)]
-    ys = [y for line in lines for _, y in line.points if math.isfinite(y)]
+    """An SVG picture of ``lines`` with linear axes from 0; ``marks`` are labelled vertical lines (x, text).
+
+    Long lines are thinned. The last line lies on top. A pointer over a point is shown its values.
+    """
+    lines = [Line(name=line.name, points=thinned(line.points)) for line in lines]
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points]
     x_step, y_step = _tick_step(max(xs, default=1.0)), _tick_step(max(ys, default=1.0))
     x_top = max(xs, default=1.0) or 1.0
     y_top = y_step * math.ceil((max(ys, default=1.0) or 1.0) / y_step)
@@ -66,27 +70,52 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequen
             f'<text x="{across - 3}" y="{top + 10}" text-anchor="end" fill="#777" '
             f'font-size="10">{escape(text)}</text>'
         )
-    across = float(WIDTH - _RIGHT)
-    for line, colour in reversed(list(zip(lines, COLOURS, strict=False))):
-        points = [place(x, y) for x, y in line.points if math.isfinite(y)]
-        path = " ".join(f"{x},{y}" for x, y in points)
+    coloured = list(zip(lines, COLOURS, strict=False))
+    for line, colour in coloured:  # the first at the bottom
+        places = [place(x, y) for x, y in line.points]
+        path = " ".join(f"{x},{y}" for x, y in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-        if len(points) == 1:
-            parts.append(f'<circle cx="{points[0][0]}" cy="{points[0][1]}" r="3" fill="{colour}"/>')
+        if len(places) == 1:
+            parts.append(f'<circle cx="{places[0][0]}" cy="{places[0][1]}" r="3" fill="{colour}"/>')
+    for line, _ in coloured:  # what a pointer over a point is shown, above all lines
+        parts.append('<g fill="transparent">')
+        for x, y in line.points:
+            across, down = place(x, y)
+            text = escape(f"{line.name} {y:.4g}, {x_label} {x:.4g}")
+            parts.append(f'<circle cx="{across}" cy="{down}" r="4"><title>{text}</title></circle>')
+        parts.append("</g>")
+    across = float(WIDTH - _RIGHT)
+    for line, colour in reversed(coloured):
         parts.append(f'<text x="{across}" y="{legend_y}" text-anchor="end" fill="{colour}">{escape(line.name)}</text>')
         across -= _LETTER_WIDTH * len(line.name) + _LEGEND_GAP
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
 
 
+def thinned(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """At most ``limit`` points: means over neighbours, in order. What is not finite is left out."""
+    sound = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    size = -(-len(sound) // limit) or 1
+    groups = (sound[begin : begin + size] for begin in range(0, len(sound), size))
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def stacked(charts: Sequence[str]) -> str:
+    """SVG pictures of this file's size as one, below each other."""
+    placed = "".join(
+        chart.replace("<svg ", f'<svg y="{HEIGHT * row}" height="{HEIGHT}" ', 1) for row, chart in enumerate(charts)
+    )
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT * len(charts)}">\n{placed}</svg>\n'
+
+
 def loss_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str:
     """Training and validation loss over the epochs of a run, with its rate drops."""
-    position = _epoch_position(train, epochs)
+    position = _epoch_position(train)
     return line_chart(
         "Loss",
         "epoch",
         [
-            Line(name="training", points=[(position(p.global_step), p.loss) for p in train]),
+            Line(name="training", points=[(position(p), p.loss) for p in train]),
             Line(
                 name="validation",
                 points=[(p.epoch + 1.0, p.validation_loss) for p in epochs if p.validation_loss is not None],
@@ -117,15 +146,15 @@ def error_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> st
 
 def speed_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str:
     """Images a second over the epochs of a run, and what the devices could have taken without waiting for data."""
-    position = _epoch_position(train, epochs)
+    position = _epoch_position(train)
     return line_chart(
         "Images a second",
         "epoch",
         [
-            Line(name="trained", points=[(position(p.global_step), p.images_per_s) for p in train]),
+            Line(name="trained", points=[(position(p), p.images_per_s) for p in train]),
             Line(
                 name="without waiting for data",
-                points=[(position(p.global_step), p.images_per_s / max(1 - p.data_wait, 0.01)) for p in train],
+                points=[(position(p), p.images_per_s / max(1 - p.data_wait, 0.01)) for p in train],
             ),
         ],
     )
@@ -137,26 +166,17 @@ def rate_marks(epochs: Sequence[EpochPoint]) -> list[tuple[float, str]]:
     return [(float(later.epoch), f"lr {later.rate:g}") for before, later in pairs if before.rate != later.rate]
 
 
-def write_curve(run_dir: Path) -> Path:
-    """Draws the run's loss into ``curve.svg`` and returns its path."""
-    path = run_dir / "curve.svg"
-    path.write_text(loss_chart(*read_points(run_dir)), encoding="utf-8")
-    return path
-
-
-def _epoch_position(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> "_Position":
-    if epochs:
-        return _Position(epochs[-1].global_step / (epochs[-1].epoch + 1))
-    # No epoch has ended: the axis then counts steps as parts of the one epoch under way.
-    return _Position(max((p.global_step for p in train), default=1))
-
-
-@dataclass(frozen=True)
-class _Position:
-    steps_per_epoch: float
-
-    def __call__(self, global_step: int) -> float:
-        return global_step / self.steps_per_epoch
+def _epoch_position(train: Sequence[TrainPoint]) -> Callable[[TrainPoint], float]:
+    """Where a point lies on an axis of epochs. An epoch's last point says how many steps it had; one under way has as
+    many as the one before it, or as have been taken.
+    """
+    num_steps: dict[int, int] = {}
+    for point in train:
+        num_steps[point.epoch] = max(num_steps.get(point.epoch, 1), point.step)
+    last = max(num_steps, default=0)
+    if last - 1 in num_steps:
+        num_steps[last] = max(num_steps[last], num_steps[last - 1])
+    return lambda point: point.epoch + point.step / num_steps[point.epoch]
 
 
 def _tick_step(top: float) -> float:

@@ -2,27 +2,48 @@
 
 import html
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from commandline import write_line
-from loader_service.client.client import LoaderClient
-from trainer.checkpoint.saved_network import LoadedNetwork, load_network
+from loader_service.client import LoaderClient
+from trainer.checkpoint.files import write_text_whole
+from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.config import ReportConfig
+from trainer.devices import devices_of_rank
 from trainer.errors import TrainerError
+from trainer.evaluate import CROPS_IN_WORDS, Evaluation, evaluate_loaded
 from trainer.monitor.metrics import EpochPoint, TrainPoint, read_points
 from trainer.monitor.run_record import read_record
 from trainer.network.describe import describe_architecture
-from trainer.ranks import devices_of_rank
+from trainer.recipes import RecipeName
+from trainer.report.cards import cards
 from trainer.report.charts import error_chart, loss_chart, speed_chart
-from trainer.report.gallery import Exhibit, collect
+from trainer.report.gallery import BATCH_SIZE, Exhibit, Worst, collect
 from trainer.report.pictures import data_uri, filter_grid
 from trainer.report.style import STYLE
 
 REPORT_NAME = "report.html"
+PUBLISHED: dict[RecipeName, tuple[float, float, str]] = {
+    "convnet2012": (0.40664, 0.18210, "ILSVRC-2012 validation, the authors' log of layers-145"),
+    "paper": (0.407, 0.182, "ILSVRC-2012 validation, the paper's table 2"),
+}
+"""Top-1 and top-5 errors of the network that each recipe describes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What the loaders' images tell of a network."""
+
+    split: str
+    evaluation: Evaluation
+    worst: Sequence[Exhibit]
+    examples: Sequence[Exhibit]
+    num_searched: int
+    """Training images among which the examples' neighbours were sought."""
 
 
 def run_report(config: ReportConfig) -> int:
@@ -33,27 +54,42 @@ def run_report(config: ReportConfig) -> int:
     if not train:
         raise TrainerError(f"{config.run_dir}: expected a run's metrics, found none")
     loaded = load_network(config.run_dir, devices_of_rank(config.devices, 0))
-    exhibits: list[Exhibit] = []
+    findings = None
     if config.target:
-        with LoaderClient(config.target, config.client_options) as client:
-            missing = [split for split in (config.split, config.train_split) if split not in client.describe().splits]
-            if missing:
-                raise TrainerError(
-                    f"--split: expected one of {', '.join(client.describe().splits)}, found {missing[0]!r}"
-                )
-            exhibits = collect(
-                loaded,
-                client,
-                split=config.split,
-                train_split=config.train_split,
-                num_searched=config.neighbours_among,
-            )
+        findings = _find(config, loaded)
     else:
-        write_line("no --target: the report is written without the example images")
+        write_line("no --target: the report is written without images and without ten-crop errors")
     path = config.out or config.run_dir / REPORT_NAME
-    path.write_text(page(config.run_dir, loaded, train, epochs, exhibits), encoding="utf-8")
+    write_text_whole(path, page(config.run_dir, loaded, train, epochs, findings))
     print(path)
     return 0
+
+
+def _find(config: ReportConfig, loaded: LoadedNetwork) -> Findings:
+    client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
+    description = client.describe()
+    for option, split in (("--split", config.split), ("--train-split", config.train_split)):
+        if not description.splits.get(split):
+            raise TrainerError(f"{option}: expected one of {', '.join(description.splits)}, found {split!r}")
+    refuse_others([loaded], description)
+    worst = Worst()
+    evaluation = evaluate_loaded(
+        [loaded], client, split=config.split, crops=config.crops, batch_size=BATCH_SIZE, seen=worst.see
+    )
+    examples, num_searched = collect(
+        loaded,
+        client,
+        split=config.split,
+        train_split=config.train_split,
+        num_searched=config.neighbours_among,
+    )
+    return Findings(
+        split=config.split,
+        evaluation=evaluation,
+        worst=worst.exhibits,
+        examples=examples,
+        num_searched=num_searched,
+    )
 
 
 def page(
@@ -61,7 +97,7 @@ def page(
     loaded: LoadedNetwork,
     train: Sequence[TrainPoint],
     epochs: Sequence[EpochPoint],
-    exhibits: Sequence[Exhibit],
+    findings: Findings | None,
 ) -> str:
     """The whole page as HTML text."""
     record = read_record(run_dir)
@@ -69,10 +105,17 @@ def page(
     sections = [
         f"<header><h1>{title}</h1>{_summary(loaded, train, epochs, record)}</header>",
         _section("Loss and errors", f"<div class=charts>{loss_chart(train, epochs)}{error_chart(train, epochs)}</div>"),
-        _section("The first layer's filters", _filters(loaded)),
     ]
-    if exhibits:
-        sections.append(_section("What it sees", _exhibits(exhibits, loaded.plan.classes)))
+    if findings is not None:
+        sections.append(_section("Beside the published numbers", _beside_published(loaded, findings)))
+    sections.append(_section("The first layer's filters", _filters(loaded)))
+    if findings is not None:
+        classes, split = loaded.plan.classes, findings.split
+        searched = f"<p>Neighbours by fc7 distance, among {findings.num_searched:,} training images.</p>"
+        sections += [
+            _section("What it sees", searched + cards(findings.examples, classes, split=split)),
+            _section("Where it is most wrong", cards(findings.worst, classes, split=split)),
+        ]
     sections += [
         _section("Speed", f"<div class=charts>{speed_chart(train, epochs)}</div>"),
         _section("Network", f"<pre>{html.escape(describe_architecture(loaded.plan.architecture()))}</pre>"),
@@ -85,6 +128,27 @@ def page(
     )
 
 
+def _beside_published(loaded: LoadedNetwork, findings: Findings) -> str:
+    """A table: this network's errors, and those of the recipe's network on ImageNet."""
+    found = findings.evaluation
+    rows = [
+        (
+            f"this network, {CROPS_IN_WORDS[found.crops]}",
+            found.top1_error,
+            found.top5_error,
+            f"{found.num_images:,} images of {findings.split}, {loaded.plan.architecture().num_classes:,} classes",
+        )
+    ]
+    top1, top5, source = PUBLISHED[loaded.plan.recipe]
+    rows.append(("published, one network, ten crops", top1, top5, source))
+    cells = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{100 * top1:.1f} %</td><td>{100 * top5:.1f} %</td>"
+        f"<td>{html.escape(of)}</td></tr>"
+        for name, top1, top5, of in rows
+    )
+    return f"<table><tr><th></th><th>top-1 error</th><th>top-5 error</th><th>of</th></tr>{cells}</table>"
+
+
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
 
@@ -94,14 +158,13 @@ def _summary(
 ) -> str:
     speeds = sorted(point.images_per_s for point in train)
     waits = sorted(point.data_wait for point in train)
-    measured = [e for e in epochs if e.validation_top1_error is not None]
+    measured = [e for e in epochs if e.validation_top1_error is not None and math.isfinite(e.validation_top1_error)]
     best = min(measured, key=lambda e: e.validation_top1_error or 0.0, default=None)
     tiles = []
-    if best is not None and best.validation_top1_error is not None and best.validation_top5_error is not None:
-        tiles += [
-            (f"{100 * best.validation_top1_error:.1f} %", f"best top-1 error, centre crop (epoch {best.epoch + 1})"),
-            (f"{100 * best.validation_top5_error:.1f} %", "top-5 error then"),
-        ]
+    for name, point in (("best", best), ("last", measured[-1] if measured else None)):
+        if point is not None and point.validation_top1_error is not None and point.validation_top5_error is not None:
+            text = f"{name} epoch's errors, centre crop: top-1 / top-5 (epoch {point.epoch + 1})"
+            tiles.append((f"{100 * point.validation_top1_error:.1f} / {100 * point.validation_top5_error:.1f} %", text))
     tiles += [
         (f"{len(epochs)}", "epochs"),
         (f"{speeds[len(speeds) // 2]:,.0f}", "images/s (median)"),
@@ -125,33 +188,6 @@ def _filters(loaded: LoadedNetwork) -> str:
             f"<figcaption>Column {place + 1}: {len(filters)} filters of {size[0]}x{size[1]}x3</figcaption></figure>"
         )
     return "<div class=charts>" + "".join(figures) + "</div>"
-
-
-def _exhibits(exhibits: Sequence[Exhibit], classes: Sequence[tuple[str, str]]) -> str:
-    def name(label: int) -> str:
-        return html.escape(classes[label][1])
-
-    def picture(pixels: torch.Tensor, text: str) -> str:
-        return f'<img alt="{text}" title="{text}" src="{data_uri(pixels.numpy())}">'
-
-    cards = []
-    for exhibit in exhibits:
-        bars = "".join(
-            f"<div class='bar{' right' if label == exhibit.label else ''}'>"
-            f"<i style='width:{max(100 * probability, 0.5):.1f}%'></i><span>{name(label)}</span>"
-            f"<em>{100 * probability:.0f} %</em></div>"
-            for label, probability in exhibit.guesses
-        )
-        near = "".join(
-            picture(neighbour.pixels, f"{name(neighbour.label)}, distance {neighbour.distance:.1f}")
-            for neighbour in exhibit.neighbours
-        )
-        neighbours = f"<div class=near><small>nearest training images</small><div>{near}</div></div>" if near else ""
-        cards.append(
-            f"<article><div class=seen>{picture(exhibit.pixels, name(exhibit.label))}"
-            f"<div class=guess><h3>{name(exhibit.label)}</h3>{bars}</div></div>{neighbours}</article>"
-        )
-    return "<div class=cards>" + "".join(cards) + "</div>"
 
 
 def _record_tables(record: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ article { border: 1px solid var(--line); border-radius: 8px; padding: .8rem; }
 .near { margin-top: .6rem; }
 .near div { display: grid; grid-template-columns: repeat(6, 1fr); gap: 4px; }
 .near img { width: 100%; aspect-ratio: 1; border-radius: 3px; display: block; }
+.near figcaption { font-size: .7rem; line-height: 1.2; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 pre { overflow-x: auto; background: #f6f8fa; padding: .8rem; border-radius: 8px; font-size: .78rem; }
 details { margin-bottom: .8rem; }
 summary { cursor: pointer; font-weight: 600; }

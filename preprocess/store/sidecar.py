@@ -6,18 +6,40 @@ import json
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
-from preprocess.images.statistics import PartialStatistics
 from preprocess.store.format import SHARDS_DIRECTORY, ShardInfo, canonical_json
 from preprocess.store.writer import atomic_file
 
 _FORMAT = "alexnet-shard"
 _VERSION = 1
 _READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartialStatistics:
+    """Sums over some images; the sums over two sets of images add up."""
+
+    num_images: int
+    sum_image: npt.NDArray[np.uint64]
+    """uint64 [3, side, side]: sum of each pixel."""
+    products: tuple[int, ...]
+    """Sums over pixels of RR, RG, RB, GG, GB, BB."""
+
+    @classmethod
+    def empty(cls, side: int) -> Self:
+        return cls(num_images=0, sum_image=np.zeros((3, side, side), np.uint64), products=(0,) * 6)
+
+    def __add__(self, other: "PartialStatistics") -> "PartialStatistics":
+        return PartialStatistics(
+            num_images=self.num_images + other.num_images,
+            sum_image=self.sum_image + other.sum_image,
+            products=tuple(a + b for a, b in zip(self.products, other.products, strict=True)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
