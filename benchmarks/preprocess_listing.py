@@ -10,9 +10,10 @@ import json
 import resource
 import time
 
+from preprocess.images.decode import decoder_versions
 from preprocess.images.limits import DEFAULT_MAX_PIXELS
 from preprocess.job.plan import plan_shards
-from preprocess.job.shard import ShardWork, decoder_versions
+from preprocess.job.shard import ShardWork
 from preprocess.sources.listing import ImageListBuilder, Source
 from preprocess.store import ClassInfo, ImageSpec
 

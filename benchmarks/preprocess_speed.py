@@ -36,13 +36,13 @@ import numpy as np
 from PIL import Image
 
 from preprocess.config import RunConfig
-from preprocess.images.decode import decode
+from preprocess.images.decode import decode, decoder_versions
 from preprocess.images.limits import DEFAULT_MAX_PIXELS
 from preprocess.images.resize import centre_square, encode, planes_of
 from preprocess.images.statistics import StatisticsAccumulator
 from preprocess.job.plan import plan_shards
 from preprocess.job.run import run
-from preprocess.job.shard import ShardWork, decoder_versions, make_shard
+from preprocess.job.shard import ShardWork, make_shard
 from preprocess.sources import SourceOptions, read_source
 from preprocess.store import ImageSpec
 

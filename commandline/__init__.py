@@ -12,8 +12,19 @@ function that takes it; :func:`run_program` does the rest. Every option is decla
             check_options(self)
 """
 
+from commandline.lines import one_line, write_line
 from commandline.options import check_options, option
-from commandline.program import Command, one_line, run_program
-from commandline.progress import Progress, write_line
+from commandline.program import Command, run_program
+from commandline.progress import Progress
+from commandline.version import __version__
 
-__all__ = ["Command", "Progress", "check_options", "one_line", "option", "run_program", "write_line"]
+__all__ = [
+    "Command",
+    "Progress",
+    "__version__",
+    "check_options",
+    "one_line",
+    "option",
+    "run_program",
+    "write_line",
+]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ class Option:
     help: str
     positional: bool
     metavar: str | None
-    choices: Sequence[Any] | None
     least: float | None
     most: float | None
     above: float | None
@@ -27,7 +26,6 @@ def option(
     *,
     positional: bool = False,
     metavar: str | None = None,
-    choices: Sequence[Any] | None = None,
     least: float | None = None,
     most: float | None = None,
     above: float | None = None,

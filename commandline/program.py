@@ -1,18 +1,18 @@
-"""A program of several commands: argparse options from dataclass fields, a TOML file, and exit codes."""
+"""A program of several commands: the chosen one's options, from the command line and a TOML file, and exit codes."""
 
 import argparse
 import dataclasses
 import os
 import sys
-import tomllib
-import typing
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from commandline.options import Option, option_name
-from commandline.values import element_type, from_toml, parser_of, scalar_parser
+from commandline.arguments import UsageError, is_required, nearest, parse_arguments
+from commandline.config_file import read_config_file, write_config_file
+from commandline.lines import one_line
+from commandline.options import option_name
+from commandline.version import __version__
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -34,10 +34,6 @@ class Command:
     description: str | None = None
 
 
-class UsageError(Exception):
-    """The command line or the TOML file is wrong; exits with 2."""
-
-
 def run_program(
     prog: str,
     description: str,
@@ -51,158 +47,86 @@ def run_program(
     ``user_errors`` and ``OSError`` are printed as one line on stderr (exit 1); anything else is our own mistake
     and keeps its traceback. A ``ValueError`` raised by a config's ``__post_init__`` is a usage error (exit 2).
     """
-    parser = argparse.ArgumentParser(prog=prog, description=description)
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in commands:
-        subparser = subparsers.add_parser(
-            command.name,
-            help=command.help,
-            description=command.description or command.help,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        _add_options(subparser, command.config)
-    namespace = parser.parse_args(argv)
-    command = next(c for c in commands if c.name == namespace.command)
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("-h", "--help"):
+        _overview(prog, description, commands).print_help()
+        return EXIT_OK
+    if name == "--version":
+        print(f"{prog} {__version__}")
+        return EXIT_OK
+    command = next((command for command in commands if command.name == name), None)
+    if command is None:
+        names = [command.name for command in commands]
+        problem = f"{name}: no such command" + nearest(name, names) if name else "expected a command"
+        return _fail(prog, f"{problem} (known: {', '.join(names)}; see {prog} --help)", EXIT_USAGE)
+    prog = f"{prog} {name}"
+    if sys.stdout is None:
+        return _fail(prog, "expected somewhere to write to, found standard output closed", EXIT_FAILED)
     try:
-        config = _build_config(command, vars(namespace))
-        return command.function(config) or EXIT_OK
+        config = _configure(prog, command, commands, arguments)
+        code = EXIT_OK if config is None else command.function(config) or EXIT_OK
+        sys.stdout.flush()
+        return code
     except UsageError as error:
-        return _fail(prog, command.name, str(error), EXIT_USAGE)
+        return _fail(prog, str(error), EXIT_USAGE)
     except KeyboardInterrupt:
-        return _fail(prog, command.name, "interrupted", EXIT_INTERRUPTED)
+        return _fail(prog, "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`... | head`): nothing more can be said, so stay silent.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_FAILED
     except Exception as error:
         if not isinstance(error, (*user_errors, OSError)):
             raise
-        return _fail(prog, command.name, one_line(error), EXIT_FAILED)
-
-
-def _fail(prog: str, command: str, message: str, code: int) -> int:
-    print(f"{prog} {command}: error: {message}", file=sys.stderr)
-    return code
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, or else its type, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        spec: Option = field.metadata["option"]
-        kind, many = element_type(hints[field.name])
-        required = field.default is MISSING and field.default_factory is MISSING
-        keywords: dict[str, Any] = {"help": _help_of(field, required), "default": argparse.SUPPRESS}
-        if spec.choices or typing.get_origin(kind) is Literal:
-            keywords["choices"] = spec.choices or typing.get_args(kind)
-            kind = type(keywords["choices"][0])
-        if kind is bool:
-            keywords["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
-        else:
-            keywords["type"] = parser_of(field.name, kind, many)
-            if spec.metavar or "choices" not in keywords:
-                keywords["metavar"] = spec.metavar or _metavar(field.name, kind, many)
-        if spec.positional:
-            keywords.pop("default")
-            keywords["metavar"] = spec.metavar or field.name.upper()
-            if many:
-                keywords |= {"nargs": "+" if required else "*", "type": scalar_parser(field.name, kind)}
-            elif not required:
-                keywords |= {"nargs": "?", "default": argparse.SUPPRESS}
-            parser.add_argument(field.name, **keywords)
-            continue
-        parser.add_argument(option_name(field), **keywords)
-        if spec.formerly is not None:
-            keywords |= {"dest": field.name, "help": argparse.SUPPRESS}
-            if spec.former_unit:
-                keywords["type"] = lambda text, parse=keywords["type"], unit=spec.former_unit: parse(text + unit)
-            parser.add_argument(f"--{spec.formerly}", **keywords)
-    parser.add_argument(
-        "--config",
-        dest="config_file",
-        type=Path,
-        metavar="FILE.toml",
-        help="a TOML file with any of these options, under [COMMAND] or at the top; the command line wins",
-    )
-
-
-def _help_of(field: "dataclasses.Field[Any]", required: bool) -> str:
-    spec: Option = field.metadata["option"]
-    text = spec.help.replace("%", "%%")
-    if required:
-        return text if spec.positional else f"{text} (required)"
-    if field.default in (None, (), MISSING) or "(default: " in text:
-        return text
-    return f"{text} (default: {_show(field.default)})"
-
-
-def _build_config(command: Command, given: dict[str, Any]) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(command.config)}
-    values: dict[str, Any] = {}
-    if given.get("config_file") is not None:
-        values = _read_toml(given["config_file"], command)
-    values |= {name: _frozen(value) for name, value in given.items() if name in fields}
-    missing = [
-        option_name(field)
-        for field in fields.values()
-        if field.name not in values and field.default is MISSING and field.default_factory is MISSING
-    ]
-    if missing:
-        raise UsageError(f"{', '.join(missing)} must be given (see {command.name} --help)")
-    try:
-        return command.config(**values)
-    except ValueError as error:
-        raise UsageError(one_line(error)) from None
-
-
-def _read_toml(path: Path, command: Command) -> dict[str, Any]:
-    """The options in ``path``: those under ``[command]`` if there is such a table, else the top-level ones."""
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"--config {path}: {one_line(error)}") from None
-    table = document.get(command.name, {k: v for k, v in document.items() if not isinstance(v, dict)})
-    if not isinstance(table, dict):
-        raise UsageError(f"--config {path}: expected a table [{command.name}], found {table!r}")
-    hints = typing.get_type_hints(command.config)
-    specs: dict[str, Option] = {field.name: field.metadata["option"] for field in dataclasses.fields(command.config)}
-    former = {spec.formerly: name for name, spec in specs.items() if spec.formerly}
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        was = former.get(key.replace("_", "-"))
-        name = was or key.replace("-", "_")
-        if name not in hints:
-            known = ", ".join(sorted(hints))
-            raise UsageError(f"--config {path}: unknown option {key!r} for {command.name}; known: {known}")
-        kind, many = element_type(hints[name])
-        unit = specs[name].former_unit if was else ""
         try:
-            values[name] = from_toml(name, kind, many, f"{value}{unit}" if unit else value)
-        except (argparse.ArgumentTypeError, TypeError, ValueError) as error:
-            raise UsageError(f"--config {path}: {key}: {one_line(error)}") from None
-    return values
+            sys.stdout.flush()
+        except OSError:  # a full disk, for one
+            _drop_output()
+        return _fail(prog, one_line(error), EXIT_FAILED)
 
 
-def _metavar(name: str, kind: Any, many: bool) -> str:
-    if kind is Path:
-        word = "PATH"
-    elif kind in (int, float):
-        word = "SIZE" if name.endswith("_bytes") else "SECONDS" if name.endswith("_s") else "N" if kind is int else "X"
-    else:
-        word = name.upper()
-    return f"{word}[,{word}...]" if many else word
+def _drop_output() -> None:
+    """Sends what is still in the buffer of standard output nowhere, for Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show(default: Any) -> str:
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+def _overview(prog: str, description: str, commands: Sequence[Command]) -> argparse.ArgumentParser:
+    """For its help alone: which commands there are."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--version", action="store_true", help="print the release and exit")
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    for command in commands:
+        subparsers.add_parser(command.name, help=command.help)
+    return parser
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _configure(prog: str, command: Command, commands: Sequence[Command], arguments: Sequence[str]) -> Any:
+    """The command's config, from its arguments and the file that they name; None after --print-config.
+
+    Raises UsageError for whatever is wrong with them.
+    """
+    given = parse_arguments(command.config, prog, command.description or command.help, arguments)
+    path, is_printed = given.pop("config_file"), given.pop("print_config")
+    in_file = {}
+    if path is not None:
+        in_file = read_config_file(path, command.config, command.name, [each.name for each in commands])
+    values = in_file | {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    fields = dataclasses.fields(command.config)
+    missing = [option_name(field) for field in fields if is_required(field) and field.name not in values]
+    if missing and not is_printed:
+        raise UsageError(f"{', '.join(missing)} must be given (see {prog} --help)")
+    try:
+        config = command.config(**values) if not missing else None
+    except ValueError as error:
+        text = one_line(error)
+        names = [option_name(field) for field in fields if field.name in in_file and field.name not in given]
+        raise UsageError(f"--config {path}: {text}" if text.partition(":")[0] in names else text) from None
+    if is_printed:
+        print(write_config_file(command.config, command.name, values), end="")
+        return None
+    return config
+
+
+def _fail(prog: str, message: str, code: int) -> int:
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    return code

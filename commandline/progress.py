@@ -1,21 +1,21 @@
 """One progress display: a live bar on a terminal, a plain line every few seconds elsewhere."""
 
-import sys
 import threading
 import time
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
+from commandline.lines import write_line
+
 PLAIN_INTERVAL_S = 5.0
-
-
-def write_line(text: str) -> None:
-    """Writes one line to stderr: where people read, leaving stdout to results."""
-    print(text, file=sys.stderr, flush=True)
+LINE_WIDTH = 80
+"""Columns of a plain line: what a terminal has that nobody made larger."""
+_BAR_WIDTH = 10
+_MAX_HOURS = 9999
 
 
 def format_duration(seconds: float) -> str:
@@ -24,7 +24,8 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.1f}s"
     if seconds < 3600:
         return f"{int(seconds // 60)}m{int(seconds % 60):02d}s"
-    return f"{int(seconds // 3600)}h{int(seconds % 3600 // 60):02d}m"
+    hours, minutes = divmod(int(seconds // 60), 60)
+    return f"{hours}h{minutes:02d}m" if hours <= _MAX_HOURS else f"over {_MAX_HOURS}h"
 
 
 class Progress:
@@ -45,17 +46,11 @@ class Progress:
         console = Console(stderr=True)
         self._bar: RichProgress | None = None
         if console.is_terminal and not quiet:
-            self._bar = RichProgress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=console,
-                expand=True,
-            )
-            self._task = self._bar.add_task(label, total=total, completed=done, rate="", note="")
+            self._width = console.width - _BAR_WIDTH - 2
+            # The line that goes elsewhere too: rich would take from each of several columns what is too wide.
+            text = TextColumn("{task.description}", markup=False)
+            self._bar = RichProgress(BarColumn(_BAR_WIDTH), text, console=console)
+            self._task = self._bar.add_task(self._line(self._width), total=total, completed=done)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -68,7 +63,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif not self._quiet and kind is None and self.completed > self._already_done:
-            write_line(self._line() + f", took {format_duration(self.elapsed_s)}")
+            write_line(self._line(LINE_WIDTH, has_ended=True))
 
     @property
     def elapsed_s(self) -> float:
@@ -85,13 +80,18 @@ class Progress:
             self.completed += amount
             self._note = self._note if note is None else note
             if self._bar is not None:
-                rate = f"{self.rate:,.0f} {self.unit}/s"
-                self._bar.update(self._task, completed=self.completed, rate=rate, note=self._note)
+                self._bar.update(self._task, completed=self.completed, description=self._line(self._width))
             elif not self._quiet and time.monotonic() - self._last_line >= PLAIN_INTERVAL_S:
                 self._last_line = time.monotonic()
-                left = (self.total - self.completed) / max(self.rate, 1e-9)
-                write_line(f"{self._line()}, {format_duration(left)} left")
+                write_line(self._line(LINE_WIDTH))
 
-    def _line(self) -> str:
-        note = f", {self._note}" if self._note else ""
-        return f"{self.label}: {self.completed:,}/{self.total:,} {self.unit}, {self.rate:,.0f} {self.unit}/s{note}"
+    def _line(self, width: int, *, has_ended: bool = False) -> str:
+        """How far it is, in at most ``width`` columns: first the count and the time, then what there is room for."""
+        parts = [f"{self.label}: {self.completed:,}/{self.total:,} {self.unit}"]
+        if has_ended:
+            parts.append(f"took {format_duration(self.elapsed_s)}")
+        elif self.rate > 0:
+            parts.append(f"{format_duration((self.total - self.completed) / self.rate)} left")
+        parts.append(f"{self.rate:,.0f} {self.unit}/s")
+        line = ", ".join(filter(None, [*parts, self._note]))
+        return line if len(line) <= width else f"{line[: width - 1]}…"

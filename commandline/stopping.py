@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask a run to stop after what is under way; a second Ctrl-C stops it at once."""
+"""SIGTERM, SIGHUP and Ctrl-C ask a run to stop after what is under way; a second Ctrl-C stops it at once."""
 
 import signal
 import socket
@@ -11,8 +11,9 @@ class StopRequests:
     """While entered, remembers the first stop signal instead of dying of it. For the main thread."""
 
     def __init__(self, *signals: signal.Signals) -> None:
-        """``signals``: which ones; none means SIGINT and SIGTERM."""
-        self._signals = signals or (signal.SIGINT, signal.SIGTERM)
+        """``signals``: which ones; none means SIGINT, SIGTERM, and SIGHUP unless it is ignored (``nohup``)."""
+        hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        self._signals = signals or (signal.SIGINT, signal.SIGTERM, *hang_up)
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 

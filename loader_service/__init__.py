@@ -1,1 +1,3 @@
 """The loader: a stateless gRPC service that streams augmented crops, and its client."""
+
+__version__ = "0.1.0"

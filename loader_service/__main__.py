@@ -4,16 +4,20 @@ import os
 import sys
 from collections.abc import Sequence
 
+from commandline.start import Run, start
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     # gRPC's core logs in a format of its own what we say in one line; it reads this once, when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        from loader_service.commands.commands import run
-    except KeyboardInterrupt:  # importing takes half a second
-        return 130
-    return run(argv)
+    return start("loader_service", _load, argv)
+
+
+def _load() -> Run:
+    from loader_service.commands.commands import run
+
+    return run
 
 
 if __name__ == "__main__":

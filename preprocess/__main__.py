@@ -3,14 +3,18 @@
 import sys
 from collections.abc import Sequence
 
+from commandline.start import Run, start
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    try:
-        from preprocess.commands import run
-    except KeyboardInterrupt:  # importing takes half a second
-        return 130
-    return run(argv)
+    return start("preprocess", _load, argv)
+
+
+def _load() -> Run:
+    from preprocess.commands import run
+
+    return run
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The commands of preprocessing: run, verify, info and sample. Each imports its libraries when it is run."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from commandline import Command, run_program
 from preprocess.config import InfoConfig, RunConfig, SampleConfig, VerifyConfig
@@ -9,8 +8,8 @@ from preprocess.errors import PreprocessError
 
 
 def _run(config: RunConfig) -> int:
-    with _needs("run"):
-        from preprocess.job.run import run as run_job
+    from preprocess.job.run import run as run_job
+
     return run_job(config)
 
 
@@ -27,20 +26,9 @@ def _info(config: InfoConfig) -> int:
 
 
 def _sample(config: SampleConfig) -> int:
-    with _needs("sample"):
-        from preprocess.sample import sample
+    from preprocess.sample import sample
+
     return sample(config)
-
-
-@contextmanager
-def _needs(command: str) -> Iterator[None]:
-    """Says what to install where a command's libraries are missing. A machine that serves a store has none of them."""
-    try:
-        yield
-    except ImportError as error:
-        raise PreprocessError(
-            f"{command} needs more than is installed here ({error}): pip install 'alexnet-pipeline[preprocess]'"
-        ) from None
 
 
 _COMMANDS = (

@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from commandline.start import Run, start
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
@@ -13,11 +15,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # gRPC's core logs in a format of its own what we say in one line; it too reads this once.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        from trainer.commands import run
-    except KeyboardInterrupt:  # importing torch takes seconds
-        return 130
-    return run(argv)
+    return start("trainer", _load, argv)
+
+
+def _load() -> Run:
+    from trainer.commands import run
+
+    return run
 
 
 if __name__ == "__main__":

@@ -25,22 +25,25 @@ class Assembly:
         Raises ValueError for a part out of turn, or unlike the others, and TypeError when ``allocate`` made an array
         that is not what it was asked for.
         """
-        if part.offset != self._filled:
-            raise ValueError(f"expected the part at {self._filled}, found the one at {part.offset}")
-        num_images, num_crops, *image_shape = part.shape
+        self._expect_next(part)
         if part.offset == 0:
-            crops = [num_crops] if num_crops > 1 else []
-            size = part.slice_size
-            shape, dtype = (size, *crops, *image_shape), np.dtype(part.dtype)
-            self._images = self._allocate(shape, part.dtype)
-            _expect_array(self._images, shape, dtype)
-            self._labels = np.empty(size, np.int64)
-            self._indices = np.empty(size, np.int64)
-            self._shifts = np.empty((size, 3), np.float32)
-        room = self._images[part.offset : part.offset + num_images]
+            shape = _shape_of(part)
+            images = self._allocate(shape, part.dtype)
+            _expect_array(images, shape, np.dtype(part.dtype))
+            self._begin(images)
+        room = self._images[part.offset : part.offset + part.shape[0]]
         if room.nbytes != part.num_pixel_bytes:
             raise ValueError(f"expected {room.nbytes} bytes of pixels, found {part.num_pixel_bytes}")
         return room.reshape(-1).view(np.uint8).data
+
+    def adopt(self, part: PartHeader, pixels: npt.NDArray[np.uint8]) -> Batch:
+        """The batch of a part that is all of a step, and whose pixels stay where they are. Raises ValueError for a part
+        out of turn."""
+        self._expect_next(part)
+        self._begin(pixels.view(part.dtype).reshape(_shape_of(part)))
+        batch = self.add(part)
+        assert batch is not None
+        return batch
 
     def add(self, part: PartHeader) -> Batch | None:
         """Takes a part whose pixels are in their place; the batch, when that completes it."""
@@ -60,6 +63,22 @@ class Assembly:
             indices=self._indices,
             colour_shifts=self._shifts,
         )
+
+    def _expect_next(self, part: PartHeader) -> None:
+        if part.offset != self._filled:
+            raise ValueError(f"expected the part at {self._filled}, found the one at {part.offset}")
+
+    def _begin(self, images: npt.NDArray[Any]) -> None:
+        self._images = images
+        self._labels = np.empty(len(images), np.int64)
+        self._indices = np.empty(len(images), np.int64)
+        self._shifts = np.empty((len(images), 3), np.float32)
+
+
+def _shape_of(part: PartHeader) -> tuple[int, ...]:
+    """Shape of all images of the step that ``part`` is one of."""
+    _, num_crops, *image_shape = part.shape
+    return (part.slice_size, *([num_crops] if num_crops > 1 else []), *image_shape)
 
 
 def _expect_array(found: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -1,30 +1,45 @@
 """One client of one store: describes it, opens streams of it, closes them."""
 
+import logging
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from typing import Self
 from weakref import WeakSet
 
-from loader_service.client.array_pool import ArrayPool
 from loader_service.client.assembly import Allocate
+from loader_service.client.descriptions import Descriptions
 from loader_service.client.discovery import resolve
 from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Replica, expect_same_stream
 from loader_service.client.stream import BatchStream
 from loader_service.wire.addresses import check_target
-from loader_service.wire.errors import InvalidRequestError, LoaderError, OverloadedError, ServiceUnavailableError
+from loader_service.wire.errors import (
+    DataLossError,
+    InvalidRequestError,
+    LoaderError,
+    MismatchError,
+    OverloadedError,
+    ServiceUnavailableError,
+)
 from loader_service.wire.types import Description, StreamSpec, check_epoch
 
-_DESCRIBE_TIMEOUT_S = 5.0
+log = logging.getLogger(__name__)
+
+_QUESTION_TIMEOUT_S = 5.0
+_SILENT_WAIT_S = 1.2
+"""How long to wait for a service without a word."""
 _RETRY_INTERVAL_S = 0.2
+_COMPANY_S = 0.1
+"""For other replicas to answer after the first, so that those which differ are an error at once, nearly always."""
 
 
 class LoaderClient:
     """A client of one store, served by ``targets`` (``host:port``, ``unix:PATH``, or ``dns:NAME:PORT`` for all of
-    a name's addresses). Not to be carried across a fork: start workers with ``spawn``.
+    a name's addresses). It can be carried across a fork, its streams cannot.
 
     Raises ValueError for what is no address, and AccessError when a file of ``options.security`` is of no use.
     """
@@ -38,6 +53,7 @@ class LoaderClient:
         self._options = options or ClientOptions()
         self._options.security.check()
         self._id = uuid.uuid4().hex
+        self._descriptions = Descriptions()
         self._description: Description | None = None
         self._streams: WeakSet[BatchStream] = WeakSet()
 
@@ -48,36 +64,41 @@ class LoaderClient:
         self.close()
 
     def describe(self) -> Description:
-        """What the replicas serve; asked once, of every replica that answers.
+        """What the replicas serve: what the first of them says, all being asked at once, and once.
 
-        Raises MismatchError when two of them differ in store or pipeline, and ServiceUnavailableError when none
-        has answered for ``unavailable_timeout_s``.
+        Those that answer soon after are compared with it; a stream does so with the rest, and refuses those that
+        differ. Raises MismatchError when two differ in store or pipeline, and ServiceUnavailableError when none has
+        answered for ``unavailable_timeout_s``.
         """
         if self._description is not None:
             return self._description
-        deadline = time.monotonic() + self._options.unavailable_timeout_s
+        started, has_said = time.monotonic(), False
+        deadline = started + self._options.unavailable_timeout_s
+        names, failures = ",".join(self._targets), dict[str, str]()
         while True:
-            found: dict[str, Description] = {}
-            failures: dict[str, LoaderError] = {}
-            for target, replica in self._replicas().items():
-                timeout_s = min(_DESCRIBE_TIMEOUT_S, max(deadline - time.monotonic(), 0.1))
-                try:
-                    with replica.connect() as connection:
-                        found[target] = connection.describe(timeout_s)
-                except (OverloadedError, ServiceUnavailableError) as error:
-                    failures[target] = error
+            # Clients that were refused together come back apart.
+            until = min(time.monotonic() + _RETRY_INTERVAL_S * random.uniform(1.0, 2.0), deadline)
+            answers = {self._descriptions.ask(replica): target for target, replica in self._replicas().items()}
+            found = _first_of(answers, until)
+            failures |= {target: str(ended.exception()) for ended, target in answers.items() if _has_failed(ended)}
             if found:
-                first_target, self._description = next(iter(found.items()))
-                for target, description in found.items():
-                    expect_same_stream(target, description, self._description, of=first_target)
-                return self._description
+                for target in failures.keys() - found.keys():
+                    self._descriptions.warn(target, failures[target])
+                first_target, description = next(iter(found.items()))
+                for target, other in found.items():
+                    expect_same_stream(target, other, description, of=first_target)
+                self._description = description
+                return description
+            unanswered = [f"{target}: has not answered" for target in answers.values() if target not in failures]
+            reasons = "; ".join([*failures.values(), *unanswered]) or f"no address for {names}"
+            if time.monotonic() - started >= _SILENT_WAIT_S and not has_said:
+                log.warning("waiting up to %g s for %s: %s", self._options.unavailable_timeout_s, names, reasons)
+                has_said = True
             if time.monotonic() >= deadline:
-                reasons = "; ".join(map(str, failures.values())) or "no address for " + ",".join(self._targets)
                 raise ServiceUnavailableError(
-                    f"expected a loader at {','.join(self._targets)}, found none in "
-                    f"{self._options.unavailable_timeout_s:g} s: {reasons}"
+                    f"expected a loader at {names}, found none in {self._options.unavailable_timeout_s:g} s: {reasons}"
                 )
-            time.sleep(_RETRY_INTERVAL_S * random.uniform(1.0, 2.0))  # clients refused together come back apart
+            time.sleep(max(until - time.monotonic(), 0.0))
 
     def num_steps(self, spec: StreamSpec) -> int:
         """Steps of an epoch of ``spec``. Raises InvalidRequestError when there is no such split."""
@@ -117,6 +138,8 @@ class LoaderClient:
             raise InvalidRequestError(
                 f"batch_size: expected at most {description.limits.max_batch_size}, found {spec.batch_size}"
             )
+        if spec.is_resized and not description.resize_version:
+            raise InvalidRequestError("view: expected a service that has resized_crop, found one that is older")
         if not 0 <= step < steps_per_epoch:
             raise InvalidRequestError(f"step: expected 0 to {steps_per_epoch - 1}, found {step}")
         stream = BatchStream(
@@ -126,24 +149,65 @@ class LoaderClient:
             epoch=epoch,
             step=step,
             num_epochs=num_epochs,
-            allocate=allocate or ArrayPool(self._options.prefetch_steps + 4),
+            allocate=allocate,
             options=self._options,
+            descriptions=self._descriptions,
         )
         self._streams.add(stream)
         return stream
+
+    def names(self, split: str, indices: Iterable[int]) -> tuple[str, ...]:
+        """The names that images had in their source, for indices in a split as batches have them.
+
+        Raises InvalidRequestError for those that it has not, and what ``describe`` raises.
+        """
+        fingerprint, wanted = self.describe().fingerprint, [int(index) for index in indices]
+        failure: LoaderError = ServiceUnavailableError(f"no address for {','.join(self._targets)}")
+        for replica in self._replicas().values():
+            try:
+                with replica.connect() as connection:
+                    return connection.names(fingerprint, split, wanted, _QUESTION_TIMEOUT_S)
+            except (DataLossError, MismatchError, OverloadedError, ServiceUnavailableError) as error:
+                failure = error  # another may answer
+        raise failure
 
     def server_cpu_s(self) -> float:
         """User and system time that the replicas which answer have used so far, together."""
         total = 0.0
         for replica in self._replicas().values():
             with replica.connect() as connection, suppress(OverloadedError, ServiceUnavailableError):
-                total += connection.describe(_DESCRIBE_TIMEOUT_S).cpu_s
+                total += connection.describe(_QUESTION_TIMEOUT_S).cpu_s
         return total
 
     def close(self) -> None:
-        """Closes the streams that are still open."""
+        """Closes the streams that are still open, and breaks off what replicas are still being asked."""
         for stream in list(self._streams):
             stream.close()
+        self._descriptions.close()
 
     def _replicas(self) -> dict[str, Replica]:
-        return resolve(self._targets, self._options.security, self._id)
+        uses_grpcio = self._options.transport == "grpcio"
+        return resolve(self._targets, self._options.security, self._id, uses_grpcio=uses_grpcio)
+
+
+def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dict[str, Description]:
+    """Descriptions by target, in the order in which they came: the first, if it comes before ``until``, and those that
+    come soon after. Raises what a replica said that is no reason to ask again."""
+    started = time.monotonic()
+    found: dict[str, Description] = {}
+    pending = set(answers)
+    while pending and (left_s := until - time.monotonic()) > 0:
+        done, pending = wait(pending, left_s, FIRST_COMPLETED)
+        for answer in done:
+            error = answer.exception()
+            if error is None:
+                if not found:  # a machine that is busy takes longer over the others too
+                    until = time.monotonic() + max(_COMPANY_S, time.monotonic() - started)
+                found[answers[answer]] = answer.result()
+            elif not isinstance(error, OverloadedError | ServiceUnavailableError):
+                raise error
+    return found
+
+
+def _has_failed(answer: "Future[Description]") -> bool:
+    return answer.done() and answer.exception() is not None

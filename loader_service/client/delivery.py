@@ -1,5 +1,6 @@
 """What the threads of a stream share: leases, batches that have come, replicas that failed. No threads, no RPCs."""
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,8 @@ from loader_service.wire.errors import (
     ServiceUnavailableError,
 )
 from loader_service.wire.types import Batch
+
+log = logging.getLogger(__name__)
 
 _IDLE_WAIT_S = 0.05
 
@@ -38,6 +41,8 @@ class Delivery:
         self._fatal: BaseException | None = None
         # Positions: the next to be taken, those that are ready, lost somewhere, or broken off half-way.
         self._position = 0
+        self._is_starved = False
+        """Whether the consumer waits."""
         self._ready: dict[int, Batch] = {}
         self._losses: dict[int, DataLossError] = {}
         self._broken_off: dict[int, int] = {}
@@ -65,6 +70,9 @@ class Delivery:
                 if self.closed.is_set() or self._book.is_finished:
                     return None
                 self._raise_failure(silence_s)
+                if not self._is_starved:
+                    self._is_starved = True
+                    self._leasable.notify_all()  # whoever is idle now is needed
                 asked_at = time.monotonic()
                 wait_s = min(self._unavailable_timeout_s - silence_s, self._unavailable_timeout_s / 4, 1.0)
                 self._arrived.wait(wait_s)
@@ -72,12 +80,13 @@ class Delivery:
                 silence_s += min(time.monotonic() - asked_at, wait_s)
                 if num_arrivals != self._num_arrivals:
                     silence_s, num_arrivals = 0.0, self._num_arrivals
+            self._is_starved = False
             batch = self._ready.pop(self._position)
             self._book.consume(self._position)
             self._losses.pop(self._position, None)
             self._broken_off.pop(self._position, None)
             self._position += 1
-            self._leasable.notify_all()
+            self._leasable.notify()  # one step more may be asked for
             return batch
 
     def stop(self) -> None:
@@ -109,7 +118,7 @@ class Delivery:
         """Work for a replica; None when there will be none any more."""
         with self._lock:
             while not self.closed.is_set() and self._fatal is None and not self._book.is_finished:
-                lease = self._book.next_lease(target, time.monotonic())
+                lease = self._book.next_lease(target, time.monotonic(), is_starved=self._is_starved)
                 if lease is not None:
                     return lease
                 self._leasable.wait(_IDLE_WAIT_S)
@@ -170,6 +179,7 @@ class Delivery:
             self._book.forget(target)
             if isinstance(error, MismatchError):
                 self._refused.add(target)
+                log.warning("refused: %s", error)
                 if self._refused >= self._known:
                     self._fatal = error
             elif isinstance(error, InvalidRequestError | AccessError):

@@ -5,7 +5,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from loader_service.client.http2.dial import Halt, look_up
 from loader_service.client.replica import Replica
 from loader_service.client.security import Security
 from loader_service.wire.addresses import name_and_port
@@ -46,25 +48,28 @@ class Discovery:
             self._answers.put(f"looking for replicas: {type(error).__name__}: {error}")
 
 
-def resolve(targets: Sequence[str], security: Security, client_id: str = "") -> dict[str, Replica]:
+def resolve(
+    targets: Sequence[str], security: Security, client_id: str = "", *, uses_grpcio: bool = False
+) -> dict[str, Replica]:
     """The replicas that ``targets`` stand for now, by address.
 
     ``dns:NAME:PORT`` stands for every address NAME has now (a Kubernetes headless service, for one); anything else
     stands for itself.
     """
     replicas: dict[str, Replica] = {}
+    make = partial(Replica, security=security, client_id=client_id, uses_grpcio=uses_grpcio)
     for target in targets:
         named = name_and_port(target)
         if named is None:
-            replicas[target] = Replica(target=target, security=security, client_id=client_id)
+            replicas[target] = make(target=target)
             continue
         host, port = named
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = look_up(host, port, Halt())
         except OSError:
             continue  # no address now; there may be one at the next look
         for family, _, _, _, sockaddr in found:
             ip = str(sockaddr[0])
             address = f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"
-            replicas[address] = Replica(target=address, security=security, server_name=host, client_id=client_id)
+            replicas[address] = make(target=address, server_name=host)
     return replicas

@@ -6,7 +6,9 @@ from typing import Self
 import numpy as np
 
 from loader_service.client.assembly import Allocate, Assembly
-from loader_service.client.http2.calls import IncomingMessage, StreamCall
+from loader_service.client.grpcio import GrpcioCall
+from loader_service.client.http2.calls import StreamCall
+from loader_service.client.http2.message import IncomingMessage
 from loader_service.client.options import Transport
 from loader_service.client.replica import Connection, expect_same_stream
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
@@ -15,30 +17,31 @@ from loader_service.wire.errors import InvalidRequestError, ServiceUnavailableEr
 from loader_service.wire.translate import range_to_request
 from loader_service.wire.types import Batch, Description, StreamSpec
 
-_PROBE_TIMEOUT_S = 2.0
-
 
 class Fetcher:
-    """Fetches from one replica over one connection; one request at a time, for one thread.
+    """Fetches from one replica, which described itself as ``found``, over one connection; one request at a time, for
+    one thread.
 
-    Making one asks the replica what it serves. It raises MismatchError when that is not what ``description`` says,
-    InvalidRequestError when ``transport`` is ``shm`` and there is none to be had, and other LoaderErrors when the
-    replica does not answer. The connection stays the caller's.
+    Making one raises MismatchError when ``found`` is not what ``description`` says, and InvalidRequestError when
+    ``transport`` is ``shm`` and there is none to be had. The connection stays the caller's.
     """
 
     def __init__(
         self,
         connection: Connection,
         *,
+        found: Description,
         spec: StreamSpec,
         description: Description,
         allocate: Allocate,
         transport: Transport,
+        copy: bool,
     ) -> None:
         self._connection, self._spec, self._description, self._allocate = connection, spec, description, allocate
-        found = connection.describe(_PROBE_TIMEOUT_S)
-        expect_same_stream(connection.target, found, description)
-        self.session = None if transport == "grpc" else self._attach(found, is_needed=transport == "shm")
+        self._copy = copy
+        expect_same_stream(connection.target, found, description, view=spec.view)
+        self._is_needed = transport == "shm"
+        self.session = None if transport in ("grpc", "grpcio") else self._attach(found)
         """The shared memory that pixels come through; None: through the connection."""
 
     def __enter__(self) -> Self:
@@ -55,16 +58,28 @@ class Fetcher:
         request = range_to_request(self._spec.steps(first_step, last_step, epoch=epoch), self._description)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(
-            call, range(first_step, last_step), Assembly(self._allocate), self.session, self._connection.target
+            call,
+            range(first_step, last_step),
+            Assembly(self._allocate),
+            self.session,
+            self._connection.target,
+            copy=self._copy,
         )
 
-    def _attach(self, found: Description, *, is_needed: bool) -> SharedMemorySession | None:
+    def leave_unused_session(self, fetch: "Fetch") -> None:
+        """Ends the session if ``fetch``, which has ended well, got its pixels in messages: behind a balancer, whoever
+        answers need not be the replica whose session it is."""
+        if self.session is not None and not self._is_needed and fetch.num_messages and not fetch.num_slots:
+            self.session.close()
+            self.session = None
+
+    def _attach(self, found: Description) -> SharedMemorySession | None:
         try:
             if not found.shared_memory_socket:
                 raise SharedMemoryUnavailableError("it offers none")
             return SharedMemorySession(found.shared_memory_socket)
         except SharedMemoryUnavailableError as error:
-            if is_needed:
+            if self._is_needed:
                 raise InvalidRequestError(
                     f"{self._connection.target}: expected shared memory with it (--transport shm), found: {error}"
                 ) from None
@@ -79,13 +94,23 @@ class Fetch(Iterator[Batch]):
     """
 
     def __init__(
-        self, call: StreamCall, steps: range, assembly: Assembly, session: SharedMemorySession | None, target: str
+        self,
+        call: StreamCall | GrpcioCall,
+        steps: range,
+        assembly: Assembly,
+        session: SharedMemorySession | None,
+        target: str,
+        *,
+        copy: bool,
     ) -> None:
         self._call, self._assembly, self._session, self._target = call, assembly, session, target
+        self._copies = copy
         self._steps = iter(steps)
         self._num_before = self._num_seen = 0
         self.num_batches = 0
         """Whole ones that have come."""
+        self.num_messages = self.num_slots = 0
+        """Messages that have come, and those of them whose pixels were in shared memory."""
         self.silent_s = 0.0
         """Seconds without a byte, as counted by ``pass_time``."""
         self.is_stalled = False
@@ -128,6 +153,12 @@ class Fetch(Iterator[Batch]):
         """Puts a message's images into their batch; the batch, when that completes it."""
         try:
             part = _header_of(message)
+            self.num_messages += 1
+            self.num_slots += bool(part.slot)
+            if self._session is not None and not self._copies and part.is_whole_step:
+                lent = self._session.lend(part.slot, part.generation, part.num_pixel_bytes) if part.slot else None
+                if lent is not None:
+                    return self._assembly.adopt(part, lent)
             pixels = self._assembly.room_for(part)
             if not part.slot:
                 message.read_into(pixels, part.pixels_at)

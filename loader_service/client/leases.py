@@ -2,10 +2,13 @@
 
 Positions number the steps of a stream from its start, across epochs. The book hands out leases (short runs of
 consecutive positions), takes back what a failed lease left undone, and lets an idle replica ask again for steps that
-are late elsewhere. No position ``window`` or more past the consumer is handed out, which bounds memory.
+are late elsewhere. No position is handed out that is past the consumer's by the window or more, which bounds memory.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
+
+from loader_service.client.window import Window
 
 
 @dataclass(eq=False)
@@ -36,7 +39,7 @@ class LeaseBook:
         num_positions: int | None,
         steps_per_epoch: int,
         first_step: int,
-        window: int,
+        window: Window,
         lease_size: int,
         repeat_budget: float = 0.2,
     ) -> None:
@@ -55,9 +58,13 @@ class LeaseBook:
         self._repeats = 0
         self._step_time_s: dict[str, float] = {}
 
-    def next_lease(self, replica: str, now_s: float) -> Lease | None:
-        """Work for ``replica``, or None when there is nothing for it to do now."""
+    def next_lease(self, replica: str, now_s: float, *, is_starved: bool) -> Lease | None:
+        """Work for ``replica``, or None when there is nothing for it to do now. ``is_starved``: the consumer waits, so
+        that a window which leaves a replica idle is too small."""
         lease = self._fresh(replica, now_s) or self._repeat(replica, now_s)
+        if lease is None and is_starved and self._is_held_up():
+            self._window.grow(self._size_for(replica), num_replicas=self._count(replica))
+            lease = self._fresh(replica, now_s)
         if lease is not None:
             self._leases.append(lease)
         return lease
@@ -96,6 +103,7 @@ class LeaseBook:
         self._consumed = position + 1
         self._done.discard(position)
         self._lost.pop(position, None)
+        self._window.note_taken(len(self._done), num_replicas=self._count())
 
     def forget(self, replica: str) -> None:
         """Forgets how fast ``replica`` was, for instance since it was restarted."""
@@ -117,7 +125,7 @@ class LeaseBook:
         """The earliest positions nobody is fetching: those handed back, then those never handed out."""
         allowed = [p for p in self._returned if replica not in self._lost.get(p, ())]
         begin = allowed[0] if allowed else self._next
-        last = self._consumed + self._window
+        last = self._consumed + self._window.size
         if self._end is not None:
             last = min(last, self._end)
         # A request names one epoch, so a lease ends with it.
@@ -138,17 +146,28 @@ class LeaseBook:
         own_pace = self._step_time_s.get(replica)
         if own_pace is None:
             return None
-        counts: dict[int, int] = {}
-        for lease in self._leases:
-            for position in lease.missing:
-                counts[position] = counts.get(position, 0) + 1
-        for lease in sorted(self._leases, key=lambda lease: lease.begin):
+        late_leases = [
+            lease
+            for lease in self._leases
+            if now_s - lease.started_s > 2.0 * own_pace * (lease.end - lease.begin) + 0.05 and lease.replica != replica
+        ]
+        if not late_leases:
+            return None
+        counts = Counter(position for lease in self._leases for position in lease.missing)
+        for lease in sorted(late_leases, key=lambda lease: lease.begin):
             late = [p for p in sorted(lease.missing) if counts[p] == 1 and replica not in self._lost.get(p, ())]
-            is_late = now_s - lease.started_s > 2.0 * own_pace * (lease.end - lease.begin) + 0.05
-            if late and is_late and lease.replica != replica:
+            if late:
                 self._repeats += 1
                 return Lease(replica, late[0], late[0] + 1, now_s, is_repeat=True, missing={late[0]})
         return None
+
+    def _is_held_up(self) -> bool:
+        """Whether it is the window, and not the stream's end, that keeps steps from being handed out."""
+        return self._end is None or self._consumed + self._window.size < self._end
+
+    def _count(self, *asking: str) -> int:
+        """Replicas that have delivered since they last failed, or are at work, or ask for some."""
+        return len(self._step_time_s.keys() | {lease.replica for lease in self._leases} | set(asking))
 
     def _size_for(self, replica: str) -> int:
         """Shorter leases for slower replicas, so that one of them holds up the window as little as can be."""

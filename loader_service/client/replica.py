@@ -1,12 +1,14 @@
 """One replica as a client sees it: its address, connections to it, and gRPC's errors as ours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from loader_service.client.grpcio import GrpcioCall, GrpcioConnection
 from loader_service.client.http2.calls import StreamCall, StreamConnection
 from loader_service.client.security import Security
 from loader_service.v1 import loader_pb2 as pb
@@ -20,7 +22,7 @@ from loader_service.wire.errors import (
     ServiceUnavailableError,
 )
 from loader_service.wire.translate import description_from_response
-from loader_service.wire.types import Description
+from loader_service.wire.types import Description, View
 
 _SERVICE = "/loader_service.v1.LoaderService/"
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
@@ -45,6 +47,8 @@ class Replica:
     """Name to expect in its certificate; None expects the host of ``target``."""
     client_id: str = ""
     """Tells the service which requests are one client's; two clients of one stream share its work."""
+    uses_grpcio: bool = False
+    """Whether all calls go through grpcio's channel."""
 
     def connect(self) -> "Connection":
         """A new connection, made when it is first used; the caller closes it."""
@@ -52,7 +56,7 @@ class Replica:
 
 
 class Connection:
-    """A way to one replica: grpcio's channel for questions, a connection of our own for batches. For one thread.
+    """A way to one replica. For one thread, one call at a time.
 
     Once a call has failed because the replica was gone, close it and connect again: a gRPC channel in that state
     fails calls at once for seconds after the replica is back.
@@ -62,33 +66,13 @@ class Connection:
         self.target = replica.target
         security = self._security = replica.security
         self._client_id = replica.client_id
-        options: list[tuple[str, Any]] = [
-            ("grpc.max_receive_message_length", -1),
-            # Notice a dead peer within 15 s also while it owes nothing; the server permits this.
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.enable_http_proxy", 0),
-            # Channels to one address would share a connection, and with it a flow-control window and its back-off.
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
         name = security.tls_server_name or replica.server_name
-        if name is not None:
-            options.append(("grpc.ssl_target_name_override", name))
+        self._calls: StreamConnection | GrpcioConnection
         with _files_may_come_back(self.target):
-            tls = security.tls_context()
-            credentials = _credentials(security)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(self.target, options)
-        else:
-            self._channel = grpc.secure_channel(self.target, credentials, options)
-        self._describe = self._channel.unary_unary(
-            _SERVICE + "Describe",
-            request_serializer=pb.DescribeRequest.SerializeToString,
-            response_deserializer=pb.DescribeResponse.FromString,
-        )
-        self._streams = StreamConnection(self.target, tls=tls, server_name=name)
+            if replica.uses_grpcio:
+                self._calls = GrpcioConnection(self.target, security=security, server_name=name)
+            else:
+                self._calls = StreamConnection(self.target, tls=security.tls_context(), server_name=name)
 
     def __enter__(self) -> Self:
         return self
@@ -98,36 +82,31 @@ class Connection:
 
     def describe(self, timeout_s: float) -> Description:
         """What the replica serves. Raises a LoaderError within ``timeout_s`` seconds if it does not say."""
+        answer = self._ask(_SERVICE + "Describe", b"", timeout_s)  # an empty DescribeRequest
         try:
-            response: pb.DescribeResponse = self._describe(
-                pb.DescribeRequest(), timeout=timeout_s, metadata=self._metadata()
-            )
-        except grpc.RpcError as error:
-            raise self.translate(error) from None
-        return description_from_response(response)
+            return description_from_response(pb.DescribeResponse.FromString(answer))
+        except (DecodeError, ValueError) as error:
+            raise ServiceUnavailableError(f"{self.target}: expected a description, found another: {error}") from None
+
+    def names(self, fingerprint: str, split: str, indices: Iterable[int], timeout_s: float) -> tuple[str, ...]:
+        """Where images came from. Raises a LoaderError."""
+        request = pb.NamesRequest(fingerprint=fingerprint, split=split, indices=indices)
+        answer = self._ask(_SERVICE + "Names", request.SerializeToString(), timeout_s)
+        return tuple(name.decode(errors="backslashreplace") for name in pb.NamesResponse.FromString(answer).names)
 
     def check_health(self, timeout_s: float) -> None:
         """Returns if the replica reports SERVING (grpc.health.v1). Raises a LoaderError otherwise."""
-        check = self._channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=bytes,
-            response_deserializer=bytes,
-        )
-        try:
-            # An empty HealthCheckRequest asks for the server as a whole; field 1 of the answer is the status.
-            status = check(b"", timeout=timeout_s, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise self.translate(error) from None
-        if status != _SERVING:
+        # An empty HealthCheckRequest asks for the server as a whole; field 1 of the answer is the status.
+        if self._ask("/grpc.health.v1.Health/Check", b"", timeout_s) != _SERVING:
             raise ServiceUnavailableError(f"{self.target}: expected status SERVING, found another: it is draining")
 
-    def stream_batches(self, request: pb.StreamBatchesRequest, session_token: str | None = None) -> StreamCall:
+    def stream_batches(
+        self, request: pb.StreamBatchesRequest, session_token: str | None = None
+    ) -> StreamCall | GrpcioCall:
         """A call, which starts when it is first iterated over; that raises grpc.RpcError, for ``translate``. Pixels are
         in the shared memory of a session if one is named. A message is valid until the next one is asked for."""
         session = () if session_token is None else (("shared-memory-session", session_token),)
-        return self._streams.call(
-            _SERVICE + "StreamBatches", request.SerializeToString(), (*self._metadata(), *session)
-        )
+        return self._calls.call(_SERVICE + "StreamBatches", request.SerializeToString(), (*self._metadata(), *session))
 
     def translate(self, error: grpc.RpcError) -> LoaderError:
         """gRPC's error as ours, naming this replica."""
@@ -142,9 +121,18 @@ class Connection:
             translated.retry_after_s = int(hint) / 1000 if hint.isdigit() else 0.0
         return translated
 
+    def cancel(self) -> None:
+        """Breaks a question or a stream that is under way off, from any thread."""
+        self._calls.cancel()
+
     def close(self) -> None:
-        self._streams.close()
-        self._channel.close()
+        self._calls.close()
+
+    def _ask(self, path: str, request: bytes, timeout_s: float) -> bytes:
+        try:
+            return self._calls.ask(path, request, self._metadata(), timeout_s)
+        except grpc.RpcError as error:
+            raise self.translate(error) from None
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         with _files_may_come_back(self.target):
@@ -162,20 +150,14 @@ def _files_may_come_back(target: str) -> Iterator[None]:
         raise ServiceUnavailableError(f"{target}: cannot be asked: {error}") from None
 
 
-def _credentials(security: Security) -> grpc.ChannelCredentials | None:
-    if security.tls_ca is None:
-        return None
-    return grpc.ssl_channel_credentials(
-        security.tls_ca.read_bytes(),
-        security.tls_key.read_bytes() if security.tls_key else None,
-        security.tls_cert.read_bytes() if security.tls_cert else None,
-    )
-
-
-def expect_same_stream(target: str, found: Description, expected: Description, *, of: str = "") -> None:
-    """Raises MismatchError unless ``target`` serves the same bytes as ``expected``, which is the description ``of``
-    another."""
-    for name in ("fingerprint", "pipeline_version"):
-        here, there = getattr(found, name), getattr(expected, name)
+def expect_same_stream(
+    target: str, found: Description, expected: Description, *, of: str = "", view: View = "train"
+) -> None:
+    """Raises MismatchError unless ``target`` serves the same bytes of ``view`` as ``expected``, which is the
+    description ``of`` another."""
+    for name, here, there in (
+        ("fingerprint", found.fingerprint, expected.fingerprint),
+        ("pipeline_version", found.version_for(view), expected.version_for(view)),
+    ):
         if here != there:
             raise MismatchError(f"{target}: {name}: expected {there}{of and f', as {of} has'}, found {here}")

@@ -38,14 +38,15 @@ class Security:
         return None if self.token_file is None else read_token(self.token_file)
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Whom the connection for batches trusts and what it shows, the same as grpcio's; None for clear text.
+        """Whom a connection trusts and what it shows; None for clear text. Raises AccessError.
 
-        Raises AccessError.
+        As with grpcio, ``tls_ca`` may be any authority of the chain, not only its root.
         """
         if self.tls_ca is None:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.set_alpn_protocols(["h2"])
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         load_authority(context, self.tls_ca)
         if self.tls_cert is not None and self.tls_key is not None:
             load_certificate(context, self.tls_cert, self.tls_key)

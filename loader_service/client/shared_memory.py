@@ -3,12 +3,18 @@
 import mmap
 import os
 import socket
+import weakref
 from contextlib import suppress
 from typing import Self
+
+import numpy as np
+import numpy.typing as npt
 
 from loader_service.wire.shared_memory import GENERATION, HELLO, RELEASE, SLOT_HEADER_BYTES
 
 _TIMEOUT_S = 2.0
+_NUM_KEPT = 3
+"""Slots that are never lent: for the message that is being read and two that are being made."""
 
 
 class SharedMemoryUnavailableError(Exception):
@@ -42,6 +48,7 @@ class SharedMemorySession:
             raise SharedMemoryUnavailableError(str(error)) from None
         self.token = token.hex()
         self._view = memoryview(self._memory)
+        self._lent: set[int] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +70,22 @@ class SharedMemorySession:
         """Gives a slot back to the service. Raises ValueError if it was overwritten since the message came."""
         self.pixels(slot, generation, 0)
         self._socket.sendall(RELEASE.pack(slot, generation))
+
+    def lend(self, slot: int, generation: int, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+        """The pixels in a slot, read-only, which goes back to the service once nobody refers to them any more; None
+        when that would leave the service too few slots to go on. Raises ValueError like ``pixels``."""
+        if self._num_slots - len(self._lent) <= _NUM_KEPT:
+            return None
+        pixels = np.frombuffer(self.pixels(slot, generation, size_bytes), np.uint8)
+        self._lent.add(slot)
+        weakref.finalize(pixels, self._take_back, slot, generation).atexit = False
+        return pixels
+
+    def _take_back(self, slot: int, generation: int) -> None:
+        # On any thread, with any lock held: nothing here takes one, and so few bytes are sent as one.
+        self._lent.discard(slot)
+        with suppress(OSError):  # the session has ended
+            self._socket.sendall(RELEASE.pack(slot, generation))
 
     def close(self) -> None:
         """Ends the session. Views of its memory that are still held keep it mapped until they are gone."""

@@ -5,11 +5,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import wait
 
 import grpc
 
 from loader_service.client.assembly import Allocate
 from loader_service.client.delivery import Delivery
+from loader_service.client.descriptions import Descriptions
 from loader_service.client.discovery import Discovery
 from loader_service.client.fetch import Fetch, Fetcher
 from loader_service.client.leases import Lease
@@ -19,9 +21,12 @@ from loader_service.wire.errors import DataLossError, LoaderError, OverloadedErr
 from loader_service.wire.types import Description, StreamSpec
 
 _FIRST_BACKOFF_S = 0.05
+_FAILURES_WORTH_A_WORD = 4
 _STEADY_AFTER_S = 1.0
 _MAX_BACKOFF_S = 1.0
 _CLOSE_TIMEOUT_S = 10.0
+_LOOK_INTERVAL_S = 0.1
+"""How often a worker that waits for its replica's first word looks whether the stream has ended."""
 
 
 class Workers:
@@ -38,6 +43,7 @@ class Workers:
         first_epoch: int,
         allocate: Allocate,
         options: ClientOptions,
+        descriptions: Descriptions,
     ) -> None:
         self._delivery = delivery
         self._owner = owner
@@ -46,6 +52,7 @@ class Workers:
         self._first_epoch = first_epoch
         self._allocate = allocate
         self._options = options
+        self._descriptions = descriptions
         self._discovery = Discovery(find_replicas, options.resolve_interval_s)
         self._threads: list[threading.Thread] = []
         self._supervisor = threading.Thread(target=self._supervise, name="loader-supervisor", daemon=True)
@@ -101,17 +108,25 @@ class Workers:
 
     def _work(self, replica: Replica) -> None:
         """Fetches leases from one replica until the stream ends; after a failure, backs off and connects anew."""
-        backoff_s = 0.0
+        backoff_s, num_failures = 0.0, 0
         try:
             # Clients that were cut off together come back apart.
             while self._delivery.pause(backoff_s * random.uniform(0.5, 1.0)):
                 connected_at = time.monotonic()
                 try:
+                    found = self._ask(replica)
+                    if found is None:
+                        return
                     with replica.connect() as connection:
-                        if self._fetch_leases(connection):
+                        if self._fetch_leases(connection, found):
                             return
-                    backoff_s = 0.0
+                    backoff_s, num_failures = 0.0, 0
                 except LoaderError as error:
+                    num_failures += 1
+                    if num_failures == _FAILURES_WORTH_A_WORD:
+                        self._descriptions.warn(replica.target, str(error))
+                    if not isinstance(error, OverloadedError):
+                        self._descriptions.forget(replica.target)  # another may be there now
                     if not self._delivery.note_failure(replica.target, error):
                         return
                     if time.monotonic() - connected_at > _STEADY_AFTER_S:
@@ -123,14 +138,25 @@ class Workers:
         finally:
             self._delivery.end_worker(replica.target)
 
-    def _fetch_leases(self, connection: Connection) -> bool:
-        """Fetches leases over one connection; True when the stream has ended, False when a new connection is wanted."""
+    def _ask(self, replica: Replica) -> Description | None:
+        """What the replica says that it serves; None when the stream has ended. Raises a LoaderError for silence."""
+        answer = self._descriptions.ask(replica)
+        while self._delivery.pause(0.0):
+            if wait([answer], _LOOK_INTERVAL_S).done:
+                return answer.result()
+        return None
+
+    def _fetch_leases(self, connection: Connection, found: Description) -> bool:
+        """Fetches leases over one connection to a replica that described itself as ``found``; True when the stream has
+        ended, False when a new connection is wanted."""
         with Fetcher(
             connection,
+            found=found,
             spec=self._spec,
             description=self._description,
             allocate=self._allocate,
             transport=self._options.transport,
+            copy=self._options.copy,
         ) as fetcher:
             while (lease := self._delivery.wait_for_lease(connection.target)) is not None:
                 is_whole = self._fetch(connection, fetcher, lease)
@@ -152,6 +178,7 @@ class Workers:
             self._delivery.begin(lease, fetch)
             for position, batch in enumerate(fetch, lease.begin):
                 self._delivery.deliver(position, lease, batch)
+            fetcher.leave_unused_session(fetch)
             return True
         except grpc.RpcError as error:
             is_stalled = fetch is not None and fetch.is_stalled

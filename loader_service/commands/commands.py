@@ -9,7 +9,8 @@ import grpc
 
 from commandline import Command, Progress, run_program
 from loader_service.client import LoaderError
-from loader_service.commands.config import BenchConfig, DigestConfig, HealthcheckConfig, PreviewConfig, ServeConfig
+from loader_service.commands.config import BenchConfig, DigestConfig, HealthcheckConfig, ServeConfig
+from loader_service.commands.picture_config import PreviewConfig, ShowConfig
 
 
 def serve_command(config: ServeConfig) -> NoReturn:
@@ -55,7 +56,11 @@ def digest_command(config: DigestConfig) -> None:
 def bench_command(config: BenchConfig) -> None:
     from loader_service.client import LoaderClient
     from loader_service.commands.bench import measure
+    from loader_service.commands.sweep import sweep
 
+    if config.sweep:
+        sweep(config)
+        return
     with LoaderClient(config.target, config.client_options) as client:
         result = measure(
             client, config.spec, epoch=config.epoch, duration_s=config.duration_s, warmup_s=config.warmup_s
@@ -79,6 +84,20 @@ def preview_command(config: PreviewConfig) -> None:
     with LoaderClient(config.target, config.client_options) as client:
         write_preview(client, config.spec, epoch=config.epoch, count=config.count, draws=config.draws, out=config.out)
     print(json.dumps({"out": str(config.out)}) if config.json else f"wrote {config.out}")
+
+
+def show_command(config: ShowConfig) -> None:
+    from loader_service.client import LoaderClient
+    from loader_service.commands.show import write_batch
+
+    with LoaderClient(config.target, config.client_options) as client:
+        shown = write_batch(client, config.spec, epoch=config.epoch, step=config.step, out=config.out)
+    if config.json:
+        print(json.dumps({"out": str(config.out), "images": [image.to_dict() for image in shown]}))
+        return
+    for image in shown:
+        print(f"{image.index}\t{image.label}\t{image.class_name}\t{image.name}")
+    print(f"wrote {config.out}")
 
 
 def healthcheck_command(config: HealthcheckConfig) -> int:
@@ -117,6 +136,14 @@ COMMANDS = (
         "on the store, the seed and the epoch alone: not on replicas, threads or batch size.",
     ),
     Command("preview", PreviewConfig, preview_command, "write a picture of augmented crops beside their originals"),
+    Command(
+        "show",
+        ShowConfig,
+        show_command,
+        "write a picture of one step's batch, with labels and file names",
+        "Draw exactly the batch of a step, each crop with its label and the name that its image had in the source,\n"
+        "and print these line by line: what the network saw.",
+    ),
     Command("bench", BenchConfig, bench_command, "measure throughput, latency and the client's cost"),
     Command("healthcheck", HealthcheckConfig, healthcheck_command, "exit 0 if every target is serving: for probes"),
 )

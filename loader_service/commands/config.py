@@ -1,18 +1,21 @@
 """The options of each command, checked once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from commandline import check_options, option
 from commandline.logs import LogFormat
-from loader_service.client import Limits, StreamSpec, View
+from loader_service.client import ClientOptions, Limits, StreamSpec, View
+from loader_service.client.machine import Processors
 from loader_service.commands.connect import ConnectConfig
+from loader_service.commands.sizing import num_processes, num_threads
 from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
+from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE
 
 _MAX_COUNT = 2**31 - 1
-_MAX_UINT32 = 2**32 - 1
-_MAX_UINT64 = 2**64 - 1
+MAX_UINT32 = 2**32 - 1
+MAX_UINT64 = 2**64 - 1
 _MAX_MESSAGE_BYTES = 2**30
 _MAX_SECONDS = 1_000_000
 
@@ -26,15 +29,23 @@ class ServeConfig:
         default="127.0.0.1:7000",
         metadata=option("address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"),
     )
-    processes: int = field(
+    processes: int | Literal["auto"] = field(
         default=1,
         metadata=option(
-            "server processes, on consecutive ports from --listen; one that dies is restarted",
+            "server processes, on consecutive ports from --listen; one that dies is restarted; auto: as many as this "
+            "machine is worth",
             least=1,
             most=1024,
         ),
     )
-    threads: int = field(default=2, metadata=option("decode threads of each process", least=1, most=1024))
+    threads: int | Literal["auto"] = field(
+        default="auto",
+        metadata=option(
+            "decode threads of each process; auto: the cores, shared among the processes, and at most 4",
+            least=1,
+            most=1024,
+        ),
+    )
     cache_bytes: int = field(
         default=0,
         metadata=option("memory for decoded images, which are kept once decoded; 192 KB an image", least=0),
@@ -145,12 +156,19 @@ class ServeConfig:
             if address is None or address.startswith("unix:"):
                 continue
             _, first = host_and_port(address, lowest_port=0)
-            for port in range(first, first + self.processes) if first else ():
+            count = 1 if self.processes == "auto" else self.processes
+            for port in range(first, first + count) if first else ():
                 if port > MAX_PORT:
-                    raise ValueError(f"{name} {address}: expected ports for {self.processes} processes, found {port}")
+                    raise ValueError(f"{name} {address}: expected ports for {count} processes, found {port}")
                 if port in taken:
                     raise ValueError(f"{name} {address}: port {port} is one of {taken[port]} too")
                 taken[port] = name
+
+    def decided(self, found: Processors) -> "ServeConfig":
+        """These options with numbers in the place of ``auto``. Raises ValueError when there are not as many ports."""
+        processes = num_processes(found) if self.processes == "auto" else self.processes
+        threads = num_threads(found, processes) if self.threads == "auto" else self.threads
+        return replace(self, processes=processes, threads=threads)
 
     @property
     def limits(self) -> Limits:
@@ -182,15 +200,30 @@ class StreamConfig(AskConfig):
     view: View = field(default="train", metadata=option("which crops"))
     crop_size: int | None = field(
         default=None,
-        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=_MAX_UINT32),
+        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=MAX_UINT32),
     )
     shuffle: bool = field(default=True, metadata=option("the epoch's permutation, not stored order"))
-    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=_MAX_UINT64))
-    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=_MAX_UINT32))
-    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=_MAX_UINT32))
+    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=MAX_UINT64))
+    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=MAX_UINT32))
+    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=MAX_UINT32))
     colour_std: float = field(
         default=0.1, metadata=option("deviation of the colour draw; 0 turns it off", least=0, most=10)
     )
+
+    scale: tuple[float, ...] = field(
+        default=DEFAULT_SCALE,
+        metadata=option("view resized_crop: least and most area of a window, as part of the image's", metavar="X,X"),
+    )
+    ratio: tuple[float, ...] = field(
+        default=DEFAULT_RATIO,
+        metadata=option("view resized_crop: least and most width of a window by its height", metavar="X,X"),
+    )
+    mirror: bool = field(default=True, metadata=option("mirror half of the crops that are drawn"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with named("--scale or --ratio"):
+            self.spec  # noqa: B018  # raises for two numbers that are none
 
     @property
     def spec(self) -> StreamSpec:
@@ -203,6 +236,9 @@ class StreamConfig(AskConfig):
             batch_size=self.batch_size,
             colour_std=self.colour_std,
             drop_last=False,
+            scale=self.scale,  # type: ignore[arg-type]  # checked there: two numbers
+            ratio=self.ratio,  # type: ignore[arg-type]
+            mirror=self.mirror,
         )
 
 
@@ -219,22 +255,31 @@ class BenchConfig(StreamConfig):
         default=10.0, metadata=option("length of the measurement", least=0.001, most=_MAX_SECONDS)
     )
     warmup_s: float = field(default=2.0, metadata=option("time before the measurement", least=0, most=_MAX_SECONDS))
+    copy: bool = field(
+        default=True, metadata=option("images in arrays of their own, not in the slots of shared memory they came in")
+    )
+    sweep: bool = field(
+        default=False,
+        metadata=option(
+            "start loaders of --store here, and measure 1, 2, 4, ... processes over gRPC and shared memory"
+        ),
+    )
+    store: Path | None = field(default=None, metadata=option("the store to serve, with --sweep"))
 
+    @property
+    def client_options(self) -> ClientOptions:
+        return replace(super().client_options, copy=self.copy)
 
-@dataclass(frozen=True, kw_only=True)
-class PreviewConfig(StreamConfig):
-    """Options of ``preview``."""
-
-    out: Path = field(default=Path("crops.png"), metadata=option("PNG file to write"))
-    count: int = field(default=8, metadata=option("number of images", least=1, most=200))
-    draws: int = field(default=6, metadata=option("crops of each image, from as many epochs", least=1, most=32))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epoch + self.draws > _MAX_UINT32 + 1:
-            raise ValueError(f"--epoch: expected at most {_MAX_UINT32 + 1 - self.draws:,}, found {self.epoch}")
-        if self.out.suffix.lower() != ".png":
-            raise ValueError(f"--out: expected a file name that ends in .png, found {str(self.out)!r}")
+    def require_target(self) -> None:
+        """With ``--sweep``, a store in the place of a target."""
+        if not self.sweep:
+            super().require_target()
+        elif self.target:
+            raise ValueError("--target: expected none with --sweep, which starts its own loaders")
+        elif self.transport != "auto":
+            raise ValueError(f"--transport: expected none with --sweep, which measures both, found {self.transport}")
+        if self.sweep != (self.store is not None):
+            raise ValueError("--sweep and --store go together: one of them is missing")
 
 
 @dataclass(frozen=True, kw_only=True)

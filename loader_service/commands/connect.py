@@ -22,10 +22,26 @@ class ConnectConfig:
     service_timeout_s: float = field(
         default=60.0, metadata=option("give up when no loader has answered for this long", above=0)
     )
-    prefetch_steps: int = field(default=8, metadata=option("most batches in memory or on their way", least=1))
+    prefetch_steps: int | None = field(
+        default=None,
+        metadata=option(
+            "batches in memory or on their way (default: as many as keep every loader at work, up to --prefetch-bytes)",
+            least=1,
+        ),
+    )
+    prefetch_bytes: int | None = field(
+        default=None,
+        metadata=option(
+            "most bytes of images in memory or on their way (default: an eighth of available memory, at most 4 GB)",
+            least=1,
+        ),
+    )
     transport: Transport = field(
         default="auto",
-        metadata=option("auto: shared memory with loaders on this machine, else gRPC; or one of them only"),
+        metadata=option(
+            "auto: shared memory with loaders on this machine, else gRPC; or one of them only; grpcio: gRPC through "
+            "grpcio's own channel, for networks whose proxies need it"
+        ),
     )
     tls_ca: Path | None = field(
         default=None,
@@ -59,6 +75,7 @@ class ConnectConfig:
         return ClientOptions(
             unavailable_timeout_s=self.service_timeout_s,
             prefetch_steps=self.prefetch_steps,
+            prefetch_bytes=self.prefetch_bytes,
             transport=self.transport,
             security=security,
         )

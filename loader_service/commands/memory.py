@@ -1,9 +1,6 @@
 """Whether a store fits in this machine's memory, and what to expect where it does not."""
 
 import math
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 from preprocess.store import Manifest
 
@@ -25,38 +22,6 @@ def expectation(manifest: Manifest, available: int) -> str:
         f"{both}: an epoch over all of it reads about {_gigabytes(read_bytes)} from the disk; "
         f"1,000 images/s need up to {1000 * image_bytes / 1e6:,.0f} MB/s in 1,000 random reads a second"
     )
-
-
-def available_bytes(root: Path = Path("/")) -> int:
-    """Memory that the page cache and this process may take: what is free or can be freed, within the limits of the
-    control groups (version 1 or 2) that the process is in. ``root`` is where /proc and /sys are."""
-    return min([_free_bytes(root), *_limits(root)])
-
-
-def _free_bytes(root: Path) -> int:
-    for line in (root / "proc/meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    raise OSError("/proc/meminfo: expected MemAvailable, found none")
-
-
-def _limits(root: Path) -> Iterator[int]:
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            top, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        # The limits of the groups around it hold too. In a container its own path may be another's: then it is the top.
-        inside = top / path.lstrip("/")
-        for folder in (inside, *inside.parents):
-            with suppress(OSError, ValueError):  # no such file; "max"
-                yield int((folder / name).read_text())
-            if folder == top:
-                break
 
 
 def _gigabytes(size_bytes: float) -> str:

@@ -30,10 +30,19 @@ def write_preview(client: LoaderClient, spec: StreamSpec, *, epoch: int, count: 
     for draw in range(draws):
         batch = _first_batch(client, crops_spec, epoch + draw)
         crops = batch.images[:count] if batch.images.ndim == 4 else batch.images[:count, draw % 10]
-        shifted = crops.astype(np.float32) + batch.colour_shifts[:count, None, None, :]
-        columns.append(np.clip(np.rint(shifted), 0, 255).astype(np.uint8))
-    sheet = _sheet(columns, description.image_side)
-    _, png = cv2.imencode(".png", sheet[:, :, ::-1])
+        columns.append(with_shifts(crops, batch.colour_shifts[:count]))
+    write_png(_sheet(columns, description.image_side), out)
+
+
+def with_shifts(crops: Images, shifts: npt.NDArray[np.float32]) -> UInt8:
+    """Crops [N, H, W, 3] with their colour shifts [N, 3] added, and clipped for the eye."""
+    shifted = crops.astype(np.float32) + shifts[:, None, None, :]
+    return np.asarray(np.clip(np.rint(shifted), 0, 255), np.uint8)
+
+
+def write_png(picture: UInt8, out: Path) -> None:
+    """Writes a picture (uint8 [H, W, 3], RGB), whole or not at all."""
+    _, png = cv2.imencode(".png", picture[:, :, ::-1])
     unfinished = out.with_name(f".{out.name}.unfinished")
     try:
         unfinished.write_bytes(png.tobytes())

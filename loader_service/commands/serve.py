@@ -12,9 +12,11 @@ import grpc
 from commandline.logs import configure_logs
 from commandline.program import EXIT_INTERRUPTED
 from commandline.stopping import StopRequests
-from loader_service.client import LoaderError, ServiceUnavailableError
+from loader_service.client import InvalidRequestError, LoaderError, ServiceUnavailableError
+from loader_service.client.machine import available_bytes, processors
 from loader_service.commands.config import ServeConfig
-from loader_service.commands.memory import available_bytes, expectation
+from loader_service.commands.memory import expectation
+from loader_service.commands.sizing import summary
 from loader_service.commands.supervise import supervise
 from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import keep_freed_memory
@@ -36,14 +38,22 @@ def serve(config: ServeConfig) -> int:
     do not read, and Python's own end would wait for those: leave with ``os._exit``.
     """
     configure_logs(config.log_level, config.log_format)
-    if config.processes == 1:
-        return _serve_one(config)
+    found = processors()
+    try:
+        config = config.decided(found)
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from None
+    processes, threads = _numbers(config)
+    decided = summary(found, processes, threads)
+    if processes == 1:
+        return _serve_one(config, lambda: log.info("%s", decided))
     # What is wrong for all is said once, here.
     with Store(config.store):
         _credentials(config)
     if config.token_file is not None:
         TokenFile(config.token_file)
-    configs = [_nth(config, number) for number in range(config.processes)]
+    log.info("%s", decided)
+    configs = [_nth(config, number) for number in range(processes)]
     return supervise(configs, _serve_one, config.drain_s, user_errors=(LoaderError, StoreError, OSError))
 
 
@@ -58,7 +68,7 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
         Store(config.store) as store,
         Pipeline(
             store,
-            num_threads=config.threads,
+            num_threads=_numbers(config)[1],
             message_bytes=config.message_bytes,
             cache_bytes=config.cache_bytes,
             share_bytes=config.share_bytes,
@@ -89,8 +99,9 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             print(f"serving {config.store} on {address}\n", end="", flush=True)
         on_ready()
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
-        with suppress(OSError):  # macOS does not say how much memory there is
-            log.info("%s", expectation(store.manifest, available_bytes()))
+        available = available_bytes()
+        if available is not None:
+            log.info("%s", expectation(store.manifest, available))
         stop.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_s)
         try:
@@ -109,6 +120,13 @@ def _serve_metrics(metrics: Metrics, address: str, config: ServeConfig) -> None:
     except OSError as error:
         raise ServiceUnavailableError(f"--metrics-listen {address}: cannot listen there: {error.strerror}") from None
     log.info("metrics on port %d", found)
+
+
+def _numbers(config: ServeConfig) -> tuple[int, int]:
+    """Processes and threads, once they are decided."""
+    assert config.processes != "auto"
+    assert config.threads != "auto"
+    return config.processes, config.threads
 
 
 def _nth(config: ServeConfig, number: int) -> ServeConfig:

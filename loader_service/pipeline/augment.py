@@ -175,12 +175,12 @@ _FAR_TAIL = (
 def normal_quantile(probabilities: Float64) -> Float64:
     """The standard normal quantile of each probability in (0, 1), by AS241: about 16 digits.
 
-    Takes its logarithm from :func:`_log`, since the C library's differs between machines in the last bit.
+    Takes its logarithm from :func:`log`, since the C library's differs between machines in the last bit.
     """
     q = probabilities - 0.5
     r = 0.180625 - q * q
     central = q * _rational(_CENTRAL, r)
-    tail = np.sqrt(-_log(np.where(q < 0.0, probabilities, 1.0 - probabilities)))
+    tail = np.sqrt(-log(np.where(q < 0.0, probabilities, 1.0 - probabilities)))
     tails = np.where(tail <= 5.0, _rational(_NEAR_TAIL, tail - 1.6), _rational(_FAR_TAIL, tail - 5.0))
     return np.where(np.abs(q) <= 0.425, central, np.where(q < 0.0, -tails, tails))
 
@@ -194,7 +194,7 @@ def _rational(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Floa
     return numerator / denominator
 
 
-def _log(x: Float64) -> Float64:
+def log(x: Float64) -> Float64:
     """Natural logarithm of positive values by correctly rounded operations only: the same bits on every machine.
 
     ``x = m * 2**e`` with m in [sqrt(1/2), sqrt(2)), and ``log m = 2 atanh((m - 1) / (m + 1))`` as a series, whose

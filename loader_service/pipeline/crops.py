@@ -5,9 +5,10 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-from loader_service.pipeline.decode import Decoder, UInt8, copy_crop
+from loader_service.pipeline.decode import Decoder, UInt8, copy_crop, mirror
 from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.plan import Job
+from loader_service.pipeline.resized_crop import resize
 from loader_service.wire.errors import DataLossError
 from preprocess.errors import DamagedRecordError
 from preprocess.store import Store
@@ -26,14 +27,19 @@ class CropMaker:
 
         Raises DataLossError, naming shard and key, when a stored record is damaged.
         """
-        spec, size = job.range.spec, job.range.crop_size
+        spec = job.range.spec
         for i, index in enumerate(job.indices.tolist()):
             if spec.view == "ten_crop":
-                labels[i], image = self._window(spec.split, index, 0, 0, self._side)
+                labels[i], image = self._window(spec.split, index, 0, 0, self._side, self._side)
                 _ten_crops(crops[i], image)
             else:
-                labels[i], window = self._window(spec.split, index, job.tops[i], job.lefts[i], size)
-                copy_crop(crops[i, 0], window, job.mirrors[i])
+                place = job.tops[i], job.lefts[i], job.heights[i], job.widths[i]
+                labels[i], window = self._window(spec.split, index, *place)
+                if spec.is_resized:
+                    resize(window, crops[i, 0])
+                    mirror(crops[i, 0], job.mirrors[i])
+                else:
+                    copy_crop(crops[i, 0], window, job.mirrors[i])
 
     def finish(self, crops: UInt8, shifts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Centred and shifted crops: float32 [N, crops, H, W, 3]. The mean is its centre crop for every crop."""
@@ -45,14 +51,14 @@ class CropMaker:
         finished += shifts[:, None, None, None, :]
         return finished
 
-    def _window(self, split: str, index: int, top: int, left: int, size: int) -> tuple[int, UInt8]:
-        """Label of a stored image and the pixels of its window at (top, left), uint8 [size, size, 3]; they are valid
+    def _window(self, split: str, index: int, top: int, left: int, height: int, width: int) -> tuple[int, UInt8]:
+        """Label of a stored image and the pixels of its window at (top, left), uint8 [height, width, 3]; they are valid
         until this thread's next call.
         """
         cached = self._cache.get(split, index)
         if cached is not None:
             label, pixels = cached
-            return label, pixels[top : top + size, left : left + size]
+            return label, pixels[top : top + height, left : left + width]
         decoder: Decoder | None = getattr(self._local, "decoder", None)
         if decoder is None:
             decoder = self._local.decoder = Decoder(self._store.manifest.image)
@@ -63,14 +69,14 @@ class CropMaker:
             raise DataLossError(str(error)) from None
         try:
             if not self._cache.has_room(self._store.manifest.image.raw_size_bytes):
-                return label, decoder.decode_window(record, top, left, size)
+                return label, decoder.decode_window(record, top, left, height, width)
             pixels = decoder.decode(record)
         except ValueError as error:
             shard, position = reader.locate(index)
             file = self._store.path / reader.info.shards[shard].file
             raise DataLossError(f"{file}: key {position}: cannot be decoded: {error}") from None
         self._cache.offer(split, index, label, pixels)
-        return label, pixels[top : top + size, left : left + size]
+        return label, pixels[top : top + height, left : left + width]
 
 
 def _ten_crops(out: UInt8, image: UInt8) -> None:

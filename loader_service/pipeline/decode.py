@@ -31,10 +31,10 @@ class Decoder:
 
     def decode(self, image: memoryview) -> UInt8:
         """The pixels, uint8 [side, side, 3] RGB; valid until the next call. Raises ValueError for a damaged image."""
-        return self.decode_window(image, 0, 0, self._spec.side)
+        return self.decode_window(image, 0, 0, self._spec.side, self._spec.side)
 
-    def decode_window(self, image: memoryview, top: int, left: int, size: int) -> UInt8:
-        """The pixels of the square window at (top, left), uint8 [size, size, 3] RGB: that part of the whole image's,
+    def decode_window(self, image: memoryview, top: int, left: int, height: int, width: int) -> UInt8:
+        """The pixels of the window at (top, left), uint8 [height, width, 3] RGB: that part of the whole image's,
         byte for byte, for the work of the window where the encoding allows. Valid until the next call.
 
         Raises ValueError for a damaged image.
@@ -42,22 +42,22 @@ class Decoder:
         if self._stored_size_bytes not in (None, len(image)):
             raise ValueError(f"expected {self._stored_size_bytes} bytes, found {len(image)}")
         if self._spec.encoding == "yuv420":
-            return self._converted(image, top, left, size)
+            return self._converted(image, top, left, height, width)
         if self._spec.encoding == "raw":
             pixels = np.frombuffer(image, np.uint8).reshape(self._shape)
         else:
             pixels = self._decoded_jpeg(image)
-        return pixels[top : top + size, left : left + size]
+        return pixels[top : top + height, left : left + width]
 
-    def _converted(self, image: memoryview, top: int, left: int, size: int) -> UInt8:
+    def _converted(self, image: memoryview, top: int, left: int, height: int, width: int) -> UInt8:
         """A window of an image of planes. What is converted is a region around it that begins and ends at even numbers:
         colours are stored for 2 x 2 pixels and OpenCV gives them to just those, so it is what it is in the whole image.
         """
         side, half = self._spec.side, self._spec.side // 2
         stored = np.frombuffer(image, np.uint8)
         luma, colours = stored[: side * side].reshape(side, side), stored[side * side :].reshape(2, half, half)
-        first_row, end_row = top // 2 * 2, (top + size + 1) // 2 * 2
-        columns = min(math.ceil((size + left % 2) / _YUV_COLUMNS) * _YUV_COLUMNS, side)
+        first_row, end_row = top // 2 * 2, (top + height + 1) // 2 * 2
+        columns = min(math.ceil((width + left % 2) / _YUV_COLUMNS) * _YUV_COLUMNS, side)
         first_column = min(left // 2 * 2, side - columns)
         rows, end_column = end_row - first_row, first_column + columns
         # OpenCV takes the three planes in one piece.
@@ -70,7 +70,7 @@ class Decoder:
         buffer = self._buffer.reshape(-1)[: num_pixels * 3].reshape(rows, columns, 3)
         pixels = cv2.cvtColor(planes.reshape(rows * 3 // 2, columns), cv2.COLOR_YUV2RGB_I420, dst=buffer)
         top, left = top - first_row, left - first_column
-        return np.asarray(pixels[top : top + size, left : left + size], np.uint8)
+        return np.asarray(pixels[top : top + height, left : left + width], np.uint8)
 
     def _decoded_jpeg(self, image: memoryview) -> UInt8:
         pixels: UInt8 = simplejpeg.decode_jpeg(
@@ -81,10 +81,15 @@ class Decoder:
         return pixels
 
 
-def copy_crop(out: UInt8, window: UInt8, mirror: bool) -> None:
+def copy_crop(out: UInt8, window: UInt8, is_mirrored: bool) -> None:
     """Copies ``window`` into ``out`` (both uint8 [crop, crop, 3]), mirrored if asked."""
     np.copyto(out, window)
-    if mirror:
+    mirror(out, is_mirrored)
+
+
+def mirror(out: UInt8, is_mirrored: bool) -> None:
+    """Mirrors ``out`` (uint8 [crop, crop, 3]) left to right, in place, if asked."""
+    if is_mirrored:
         # In place: mirroring into memory that no cache holds takes twice the time of both (docs/performance.md).
         cv2.flip(out, 1, dst=out)
 

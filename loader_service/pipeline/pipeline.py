@@ -19,12 +19,15 @@ from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import MessageBuilder, OutgoingMessage
 from loader_service.pipeline.plan import Job, Planner
 from loader_service.pipeline.read_ahead import ReadAhead
-from loader_service.pipeline.sharing import SharedMessages, StreamPopulation
+from loader_service.pipeline.sharing import SharedMessages, StreamPopulation, UnwantedError
 from loader_service.pipeline.slots import Slot, SlotPool
 from loader_service.wire.codec import Part, pack_header, pack_part, unpack_part
 from loader_service.wire.errors import ServiceUnavailableError
 from loader_service.wire.types import StepRange
 from preprocess.store import Encoding, Store
+
+_LOOK_INTERVAL_S = 0.1
+"""How often a stream that waits for a message looks whether its reader has left."""
 
 
 def pipeline_version(encoding: Encoding) -> str:
@@ -102,8 +105,8 @@ class Pipeline:
         """The packed ``Batch`` messages of ``steps``, in order. ``client`` says who asks: other clients of the same
         stream share the work.
 
-        With ``slots``, pixels go into shared memory where they fit; then the stream waits for free slots for as long as
-        ``is_wanted()``, and ends early after that.
+        The stream ends early, and what was queued for it is not made, once ``is_wanted()`` is false: its reader has
+        left. With ``slots``, pixels go into shared memory where they fit.
 
         Raises DataLossError, naming shard and key, when a stored record is damaged, and ServiceUnavailableError when
         the session of ``slots`` ends: a stream that comes to its own end was complete.
@@ -120,7 +123,7 @@ class Pipeline:
         if slots is not None and not is_shared:
             yield from self._messages_in_slots(jobs, slots, is_wanted)
             return
-        for message in self._shared_messages(jobs, stream, keep=is_shared):
+        for message in self._shared_messages(jobs, stream, is_wanted, keep=is_shared):
             if slots is None:
                 yield message
                 continue
@@ -129,17 +132,21 @@ class Pipeline:
                 return
             yield _moved(message, slot)
 
-    def _shared_messages(self, jobs: Iterator[Job], stream: StepRange, *, keep: bool) -> Iterator[OutgoingMessage]:
+    def _shared_messages(
+        self, jobs: Iterator[Job], stream: StepRange, is_wanted: Callable[[], bool], *, keep: bool
+    ) -> Iterator[OutgoingMessage]:
         ahead: deque[Future[OutgoingMessage]] = deque()
 
         def start(job: Job) -> None:
             key = (stream, job.step, job.offset)
-            ahead.append(self._shared.get(key, lambda: self._make(job), keep=keep))
+            ahead.append(self._shared.get(key, lambda: self._make(job), keep=keep, is_wanted=is_wanted))
 
         for job in islice(jobs, self._ahead):
             start(job)
         while ahead:
-            message = ahead.popleft().result()
+            message = _result(ahead.popleft(), is_wanted)
+            if message is None:
+                return
             for job in islice(jobs, 1):
                 start(job)
             yield message
@@ -153,19 +160,28 @@ class Pipeline:
                 slot = _free_slot(slots, is_wanted)
                 if slot is None:
                     return
-                ahead.append((slot, self._executor.submit(self._make, job, slot)))
+                ahead.append((slot, self._executor.submit(self._make_if, is_wanted, job, slot)))
                 if len(ahead) == self._ahead:
-                    message = ahead[0][1].result()
+                    message = _result(ahead[0][1], is_wanted)
+                    if message is None:
+                        return
                     ahead.popleft()
                     yield message
             while ahead:
-                message = ahead[0][1].result()
+                message = _result(ahead[0][1], is_wanted)
+                if message is None:
+                    return
                 ahead.popleft()
                 yield message
         finally:
             # What was made and never sent: its slots go back once nobody writes to them any more.
             for slot, future in ahead:
                 future.add_done_callback(partial(_give_back, slots, slot))
+
+    def _make_if(self, is_wanted: Callable[[], bool], job: Job, slot: Slot) -> OutgoingMessage:
+        if not is_wanted():
+            raise UnwantedError
+        return self._make(job, slot)
 
     def _make(self, job: Job, slot: Slot | None = None) -> OutgoingMessage:
         with self._metrics.make_seconds.time():
@@ -200,6 +216,20 @@ class Pipeline:
         message = MessageBuilder(len(pack_header(part)), part.images.size)
         self._crops.fill(job, message.pixels.reshape(shape), part.labels)
         return message.finish(pack_header(part))
+
+
+def _result(future: Future[OutgoingMessage], is_wanted: Callable[[], bool]) -> OutgoingMessage | None:
+    """The message, once it is made; None when nobody wants it any more."""
+    while True:
+        try:
+            return future.result(_LOOK_INTERVAL_S)
+        except UnwantedError:
+            return None
+        except TimeoutError:
+            if future.done():  # it failed with this
+                raise
+            if not is_wanted():
+                return None
 
 
 def _free_slot(slots: SlotPool, is_wanted: Callable[[], bool]) -> Slot | None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from loader_service.pipeline.augment import Draws, colour_scales, colour_shifts, draw
 from loader_service.pipeline.order_cache import OrderCache
+from loader_service.pipeline.resized_crop import Windows, draw_windows
 from loader_service.wire.types import StepRange
 from preprocess.store import Store
 
@@ -23,6 +24,8 @@ class Job:
     indices: npt.NDArray[np.int64]
     tops: list[int]
     lefts: list[int]
+    heights: list[int]
+    widths: list[int]
     mirrors: list[bool]
     colour_shifts: npt.NDArray[np.float32]
 
@@ -58,7 +61,10 @@ class Planner:
             indices = np.arange(begin, end, dtype=np.int64) if order is None else order[begin:end].astype(np.int64)
             draws = self._draws(indices, steps)
             shifts = colour_shifts(draws.alphas, scales, statistics.eigenvectors, spec.colour_std)
-            tops, lefts, mirrors = draws.tops.tolist(), draws.lefts.tolist(), draws.mirrors.tolist()
+            windows = self._windows(indices, steps, draws)
+            tops, lefts = windows.tops.tolist(), windows.lefts.tolist()
+            heights, widths = windows.heights.tolist(), windows.widths.tolist()
+            mirrors = (draws.mirrors & spec.mirror).tolist()
             # A slice past the end of a short last step still gets its one, empty message.
             for offset in range(0, max(len(indices), 1), images_per_message):
                 part = slice(offset, offset + images_per_message)
@@ -70,13 +76,24 @@ class Planner:
                     indices=indices[part],
                     tops=tops[part],
                     lefts=lefts[part],
+                    heights=heights[part],
+                    widths=widths[part],
                     mirrors=mirrors[part],
                     colour_shifts=shifts[part],
                 )
 
+    def _windows(self, indices: npt.NDArray[np.int64], steps: StepRange, draws: Draws) -> Windows:
+        """Where in the stored images the crops are cut."""
+        spec = steps.spec
+        if not spec.is_resized:
+            size = np.full(len(indices), steps.crop_size)
+            return Windows(tops=draws.tops, lefts=draws.lefts, heights=size, widths=size)
+        side = self._store.manifest.image.side
+        return draw_windows(indices, seed=spec.seed, epoch=steps.epoch, side=side, scale=spec.scale, ratio=spec.ratio)
+
     def _draws(self, indices: npt.NDArray[np.int64], steps: StepRange) -> Draws:
         side = self._store.manifest.image.side
-        if steps.spec.view == "train":
+        if steps.spec.view in ("train", "resized_crop"):
             return draw(indices, seed=steps.spec.seed, epoch=steps.epoch, side=side, crop_size=steps.crop_size)
         centre = (side - steps.crop_size) // 2
         num_images = len(indices)

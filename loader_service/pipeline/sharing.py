@@ -15,6 +15,10 @@ from concurrent.futures import Future
 from loader_service.pipeline.outgoing_message import OutgoingMessage
 
 
+class UnwantedError(Exception):
+    """A message was not made: whoever asked for it had left."""
+
+
 class SharedMessages:
     """Recent messages by key, up to ``max_bytes`` of them; 0 keeps none and shares only what is being made.
 
@@ -27,30 +31,47 @@ class SharedMessages:
         self._max_bytes = max_bytes
         self._submit = submit
         self._lock = threading.Lock()
-        self._making: dict[Hashable, Future[OutgoingMessage]] = {}
+        self._making: dict[Hashable, tuple[Future[OutgoingMessage], list[Callable[[], bool]]]] = {}
         self._recent: OrderedDict[Hashable, Future[OutgoingMessage]] = OrderedDict()
         self._size_bytes = 0
         self.num_shared = 0
 
-    def get(self, key: Hashable, make: Callable[[], OutgoingMessage], *, keep: bool) -> Future[OutgoingMessage]:
+    def get(
+        self, key: Hashable, make: Callable[[], OutgoingMessage], *, keep: bool, is_wanted: Callable[[], bool]
+    ) -> Future[OutgoingMessage]:
         """The message of ``key``: one being made or kept, or else ``make`` is submitted.
 
-        A future that is being shared must not be cancelled: others wait for it.
+        Its turn may come when none of those who asked for it wants it any more: then it fails with UnwantedError. A
+        future must not be cancelled: others may wait for it.
         """
         with self._lock:
-            known = self._making.get(key) or self._recent.get(key)
+            known = self._recent.get(key)
+            if key in self._making:
+                known, wanted = self._making[key]
+                wanted.append(is_wanted)
             if known is not None:
                 self.num_shared += 1
                 return known
-            future = self._submit(make)
-            self._making[key] = future
+            wanted = [is_wanted]
+            future = self._submit(lambda: self._make(key, wanted, make))
+            self._making[key] = future, wanted
         # Outside the lock: a future that is done already calls back at once, on this thread.
         future.add_done_callback(lambda done: self._made(key, done, keep))
         return future
 
+    def _make(
+        self, key: Hashable, wanted: list[Callable[[], bool]], make: Callable[[], OutgoingMessage]
+    ) -> OutgoingMessage:
+        with self._lock:
+            if not any(is_wanted() for is_wanted in wanted):
+                del self._making[key]  # whoever asks from now on has it made
+                raise UnwantedError
+        return make()
+
     def _made(self, key: Hashable, future: Future[OutgoingMessage], keep: bool) -> None:
         with self._lock:
-            self._making.pop(key, None)
+            if self._making.get(key, (None,))[0] is future:
+                del self._making[key]
             if not keep or future.cancelled() or future.exception() is not None:
                 return
             size = len(future.result().body)

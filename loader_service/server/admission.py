@@ -1,14 +1,17 @@
 """Limits on what one client may hold of the server: open calls, and a thread while its request is awaited."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from loader_service.wire.errors import OverloadedError
+
+log = logging.getLogger(__name__)
 
 
 class Admission:
@@ -102,11 +105,11 @@ class RequestReader:
             with self._lock:
                 self._deadlines.pop(context, None)
         if body is None:  # the status that gRPC's specification asks for
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "expected one request message, found none")
+            refuse(context, grpc.StatusCode.UNIMPLEMENTED, "expected one request message, found none")
         try:
             return kind.FromString(body)
         except DecodeError:
-            context.abort(grpc.StatusCode.INTERNAL, "the request message cannot be parsed")
+            refuse(context, grpc.StatusCode.INTERNAL, "the request message cannot be parsed")
 
     def _watch(self) -> None:
         while not self._closed.wait(self._timeout_s / 5):
@@ -114,9 +117,19 @@ class RequestReader:
             with self._lock:
                 late = [context for context, deadline in self._deadlines.items() if deadline <= now]
             for context in late:
+                log.warning("%s: call ended: no request in %g s", context.peer(), self._timeout_s)
                 context.cancel()  # type: ignore[no-untyped-call]  # grpc's stubs say too little
 
 
 def host_of(context: grpc.ServicerContext) -> str:
     """Where a call comes from, whatever its connection."""
     return str(context.peer()).rpartition(":")[0]
+
+
+def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, reason: str) -> NoReturn:
+    """Ends a call, and says in the log whose it was."""
+    # A client that has left needs no answer, and its operator no warning.
+    level = logging.WARNING if context.is_active() else logging.DEBUG
+    peer = context.peer()
+    log.log(level, "%s: call ended: %s: %s", peer, code.name, reason, extra={"peer": peer, "code": code.name})
+    context.abort(code, reason)

@@ -11,10 +11,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 
-from loader_service.server.admission import Admission, RequestReader, host_of
+from loader_service.server.admission import Admission, RequestReader, host_of, refuse
 from loader_service.wire.errors import OverloadedError
 
 SERVICE = "grpc.health.v1.Health"
+_LOOK_INTERVAL_S = 60.0
+"""How often a watch looks whether its client is there, should gRPC not say that it has left."""
 
 
 class Health:
@@ -58,7 +60,7 @@ class Health:
             # told of the server as a whole, which is what nearly all of them ask for.
             service = ""
         if service not in self._services:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"expected one of {sorted(self._services)}")
+            refuse(context, grpc.StatusCode.NOT_FOUND, f"expected one of {sorted(self._services)}")
         return pb.HealthCheckResponse(status=self._status)
 
     def _watch(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
@@ -71,7 +73,7 @@ class Health:
                     yield pb.HealthCheckResponse(status=status)
                     sent = status
         except OverloadedError as error:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
     def _next_status(self, service: str, sent: int | None, context: grpc.ServicerContext) -> int | None:
         """Waits for another status than the one that was ``sent``; None when the call has ended."""
@@ -80,7 +82,7 @@ class Health:
                 status = self._status if service in self._services else pb.HealthCheckResponse.SERVICE_UNKNOWN
                 if status != sent:
                     return status
-                self._changed.wait()
+                self._changed.wait(_LOOK_INTERVAL_S)
         return None
 
     def _wake(self) -> None:

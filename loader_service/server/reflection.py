@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from loader_service.server.admission import Admission, host_of
+from loader_service.server.admission import Admission, host_of, refuse
 from loader_service.wire.errors import OverloadedError
 
 MAX_THREADS = 16
@@ -24,7 +24,7 @@ def reflection_handlers(services: Sequence[str]) -> "grpc.GenericRpcHandler[Any,
             with calls.admit(host_of(context)):
                 yield from servicer.ServerReflectionInfo(requests, context)
         except OverloadedError as error:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
     handler = grpc.stream_stream_rpc_method_handler(
         answers,

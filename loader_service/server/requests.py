@@ -1,13 +1,15 @@
-"""Checks a StreamBatches request field by field against what is served; and says what that is."""
+"""Checks requests field by field against what is served; says what that is, and where its images came from."""
 
 import time
 from dataclasses import replace
 
 from loader_service.pipeline.pipeline import Pipeline
+from loader_service.pipeline.resized_crop import resize_digest
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire.errors import InvalidRequestError, MismatchError
+from loader_service.wire.errors import DataLossError, InvalidRequestError, MismatchError
 from loader_service.wire.translate import COLOUR_SCALES, PIXEL_FORMATS, VIEWS, range_from_request
 from loader_service.wire.types import Description, Limits, StepRange
+from preprocess.errors import DamagedRecordError
 
 
 def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "") -> Description:
@@ -26,6 +28,7 @@ def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "")
         limits=limits,
         cpu_s=time.process_time(),
         shared_memory_socket=shared_memory_socket,
+        resize_version=resize_digest(),
     )
 
 
@@ -35,10 +38,10 @@ def step_range(request: pb.StreamBatchesRequest, pipeline: Pipeline, limits: Lim
     Raises MismatchError for another store or pipeline, InvalidRequestError for anything out of range.
     """
     _expect_same("fingerprint", pipeline.store.fingerprint, request.fingerprint)
-    _expect_same("pipeline_version", pipeline.version, request.pipeline_version)
-    splits = pipeline.store.manifest.splits
-    if request.split not in splits:
-        raise InvalidRequestError(f"split: expected one of {', '.join(splits)}, found {request.split[:64]!r}")
+    is_resized = request.view == pb.VIEW_RESIZED_CROP
+    version = f"{pipeline.version}.{resize_digest()}" if is_resized else pipeline.version
+    _expect_same("pipeline_version", version, request.pipeline_version)
+    _expect_split(request.split, pipeline)
     if request.view not in VIEWS:
         raise InvalidRequestError(f"view: expected one of {', '.join(VIEWS.values())}, found {request.view}")
     if request.colour_scale not in COLOUR_SCALES:
@@ -54,12 +57,41 @@ def step_range(request: pb.StreamBatchesRequest, pipeline: Pipeline, limits: Lim
     slice_begin, slice_end = request.slice_begin, request.slice_end or request.batch_size
     _expect_between("slice_end", slice_end, 1, request.batch_size)
     _expect_between("slice_begin", slice_begin, 0, slice_end - 1)
-    num_steps = -(-splits[request.split].num_images // request.batch_size)
+    num_steps = -(-pipeline.store.split(request.split).num_images // request.batch_size)
     _expect_between("last_step", request.last_step, 1, num_steps)
     _expect_between("first_step", request.first_step, 0, request.last_step - 1)
     _expect_between("last_step - first_step", request.last_step - request.first_step, 1, limits.max_steps)
-    steps = range_from_request(request)
+    try:
+        steps = range_from_request(request)
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from None
     return replace(steps, spec=replace(steps.spec, crop_size=crop_size), slice_end=slice_end)
+
+
+def names(request: pb.NamesRequest, pipeline: Pipeline, limits: Limits) -> list[bytes]:
+    """The names that a request asks for. Raises as ``step_range`` does, and DataLossError where a list is damaged."""
+    _expect_same("fingerprint", pipeline.store.fingerprint, request.fingerprint)
+    _expect_split(request.split, pipeline)
+    _expect_between("indices", len(request.indices), 0, limits.max_batch_size)
+    reader = pipeline.store.split(request.split)
+    lists: dict[int, list[bytes]] = {}
+    found = []
+    for index in request.indices:
+        _expect_between("indices", index, 0, reader.num_images - 1)
+        shard, position = reader.locate(index)
+        try:
+            if shard not in lists:
+                lists[shard] = reader.names(shard)
+            found.append(lists[shard][position])
+        except (DamagedRecordError, IndexError) as error:
+            raise DataLossError(str(error)) from None
+    return found
+
+
+def _expect_split(name: str, pipeline: Pipeline) -> None:
+    splits = pipeline.store.manifest.splits
+    if name not in splits:
+        raise InvalidRequestError(f"split: expected one of {', '.join(splits)}, found {name[:64]!r}")
 
 
 def _expect_same(field: str, expected: str, found: str) -> None:

@@ -1,12 +1,10 @@
 """The gRPC server: translates requests and errors, admits streams within limits, drains. Computes nothing."""
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, NoReturn, Self
 
 import grpc
@@ -16,12 +14,13 @@ from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import OutgoingMessage
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.pipeline.slots import SlotPool
-from loader_service.server.admission import Admission, RequestReader, host_of
+from loader_service.server.admission import Admission, RequestReader, host_of, refuse
 from loader_service.server.health import SERVICE as HEALTH_SERVICE
 from loader_service.server.health import Health
+from loader_service.server.listening import check_address
 from loader_service.server.reflection import MAX_THREADS as REFLECTION_THREADS
 from loader_service.server.reflection import reflection_handlers
-from loader_service.server.requests import describe, step_range
+from loader_service.server.requests import describe, names, step_range
 from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from loader_service.server.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
@@ -86,7 +85,7 @@ class LoaderServer:
         request_timeout_s: float = 5.0,
         max_describes_per_identity: int = 128,
     ) -> None:
-        _check_address(address)
+        check_address(address)
         self._pipeline = pipeline
         self._limits = limits
         self._streams = Admission("streams", total=limits.max_streams, per_identity=limits.max_streams_per_identity)
@@ -181,18 +180,32 @@ class LoaderServer:
                 "Describe": grpc.stream_unary_rpc_method_handler(
                     self._describe, response_serializer=pb.DescribeResponse.SerializeToString
                 ),
+                "Names": grpc.stream_unary_rpc_method_handler(
+                    self._names, response_serializer=pb.NamesResponse.SerializeToString
+                ),
                 # The pipeline's messages are already bytes: no serializer.
                 "StreamBatches": grpc.stream_stream_rpc_method_handler(self._stream_batches),
             },
         )
 
-    def _describe(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.DescribeResponse:
+    def _admit_question(self, context: grpc.ServicerContext) -> None:
+        """Admits a call with one answer, which gRPC keeps until its client takes it: then its place is free again."""
         try:
             place = self._describes.admit(self._identity(context, dict(context.invocation_metadata())))
         except LoaderError as error:
             self._refuse(error, context)
-        # gRPC keeps an answer until its client takes it: that is when the place is free again.
         place.until_the_end_of(context)
+
+    def _names(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.NamesResponse:
+        self._admit_question(context)
+        request = self._reader.read(pb.NamesRequest, requests, context)
+        try:
+            return pb.NamesResponse(names=names(request, self._pipeline, self._limits))
+        except LoaderError as error:
+            self._refuse(error, context)
+
+    def _describe(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.DescribeResponse:
+        self._admit_question(context)
         self._reader.read(pb.DescribeRequest, requests, context)
         name = "" if self._shared_memory is None else self._shared_memory.name
         return description_to_response(describe(self._pipeline, self._limits, name))
@@ -221,22 +234,15 @@ class LoaderServer:
         """Ends a call with the status that ``error`` stands for."""
         code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
         self._metrics.errors.labels(code.name).inc()
-        # A client that has left needs no answer, and its operator no warning.
-        level = logging.WARNING if context.is_active() else logging.DEBUG
-        log.log(level, "call ended: %s: %s", code.name, error, extra={"peer": context.peer(), "code": code.name})
         if isinstance(error, OverloadedError):
             context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
-        context.abort(code, str(error))
+        refuse(context, code, str(error))
 
     def _slots(self, metadata: dict[str, str | bytes]) -> SlotPool | None:
-        """The slots of the session that a request names. Raises ServiceUnavailableError when it has ended."""
+        """The slots of the session that a request names. None, and so pixels in the messages, for one that is not known
+        here: it has ended, or behind a balancer it is another replica's."""
         token = metadata.get("shared-memory-session")
-        if token is None or self._shared_memory is None:
-            return None
-        session = self._shared_memory.session(str(token))
-        if session is None:
-            raise ServiceUnavailableError("the shared-memory session has ended; connect again")
-        return session
+        return None if token is None or self._shared_memory is None else self._shared_memory.session(str(token))
 
     def _counted(
         self, messages: Iterator[OutgoingMessage], images: Counter, context: grpc.ServicerContext
@@ -271,29 +277,3 @@ def _end_after(ended: threading.Event, executor: ThreadPoolExecutor) -> None:
     and its thread dies when it cannot."""
     ended.wait()
     executor.shutdown(wait=False)
-
-
-def _check_address(address: str) -> None:
-    """Raises ServiceUnavailableError when ``address`` cannot be listened on: gRPC would say so in lines of its own, and
-    not why; and a Unix socket that another process listens on it would take over without a word."""
-    try:
-        if address.startswith("unix:"):
-            _check_unix_socket(address.removeprefix("unix:").removeprefix("//"))
-            return
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, int(port)))
-    except (OSError, OverflowError) as error:
-        raise ServiceUnavailableError(f"{address}: cannot listen there: {error}") from None
-
-
-def _check_unix_socket(path: str) -> None:
-    """Raises OSError when somebody answers at ``path``. What a process that died has left there may be replaced."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # where too many wait to be let in, somebody listens too
-        with suppress(FileNotFoundError, ConnectionRefusedError):
-            with suppress(BlockingIOError):
-                probe.connect(path)
-            raise OSError("in use")

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from loader_service.server.admission import refuse
 from loader_service.wire.errors import AccessError
 
 log = logging.getLogger(__name__)
@@ -125,9 +126,9 @@ class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         return _REFUSAL
 
 
-def _refuse(requests: Any, context: grpc.ServicerContext) -> None:
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected a valid bearer token in the authorization metadata")
+def _turn_away(requests: Any, context: grpc.ServicerContext) -> None:
+    refuse(context, grpc.StatusCode.UNAUTHENTICATED, "expected a valid bearer token in the authorization metadata")
 
 
 # Of streamed requests, whatever the method's are: gRPC would wait for a single one, and for ever.
-_REFUSAL = grpc.stream_unary_rpc_method_handler(_refuse)
+_REFUSAL = grpc.stream_unary_rpc_method_handler(_turn_away)

@@ -24,33 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eloader_service/v1/loader.proto\x12\x11loader_service.v1\"\x11\n\x0f\x44\x65scribeRequest\"\xcb\x02\n\x10\x44\x65scribeResponse\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x18\n\x10pipeline_version\x18\x02 \x01(\t\x12(\n\x06splits\x18\x03 \x03(\x0b\x32\x18.loader_service.v1.Split\x12-\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x1c.loader_service.v1.ClassInfo\x12\x12\n\nimage_side\x18\x05 \x01(\r\x12\x12\n\nmean_image\x18\x06 \x01(\x0c\x12\x13\n\x0b\x65igenvalues\x18\x07 \x03(\x01\x12\x14\n\x0c\x65igenvectors\x18\x08 \x03(\x01\x12)\n\x06limits\x18\t \x01(\x0b\x32\x19.loader_service.v1.Limits\x12\x13\n\x0b\x63pu_seconds\x18\n \x01(\x01\x12\x1c\n\x14shared_memory_socket\x18\x0b \x01(\t\")\n\x05Split\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nnum_images\x18\x02 \x01(\x04\"%\n\tClassInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x81\x01\n\x06Limits\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\r\x12\x11\n\tmax_steps\x18\x02 \x01(\r\x12\x15\n\rmessage_bytes\x18\x03 \x01(\r\x12 \n\x18max_streams_per_identity\x18\x04 \x01(\r\x12\x13\n\x0bmax_streams\x18\x05 \x01(\r\"\x9f\x03\n\x14StreamBatchesRequest\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x18\n\x10pipeline_version\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12%\n\x04view\x18\x04 \x01(\x0e\x32\x17.loader_service.v1.View\x12\x11\n\tcrop_size\x18\x05 \x01(\r\x12\x0f\n\x07shuffle\x18\x06 \x01(\x08\x12\x0c\n\x04seed\x18\x07 \x01(\x06\x12\r\n\x05\x65poch\x18\x08 \x01(\r\x12\x12\n\nbatch_size\x18\t \x01(\r\x12\x12\n\nfirst_step\x18\n \x01(\x04\x12\x11\n\tlast_step\x18\x0b \x01(\x04\x12\x13\n\x0bslice_begin\x18\x0c \x01(\r\x12\x11\n\tslice_end\x18\r \x01(\r\x12\x12\n\ncolour_std\x18\x0e \x01(\x01\x12\x34\n\x0c\x63olour_scale\x18\x0f \x01(\x0e\x32\x1e.loader_service.v1.ColourScale\x12\x34\n\x0cpixel_format\x18\x10 \x01(\x0e\x32\x1e.loader_service.v1.PixelFormat\"\xae\x02\n\x05\x42\x61tch\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\r\x12\x12\n\nslice_size\x18\x04 \x01(\r\x12\x12\n\nnum_images\x18\x05 \x01(\r\x12\x11\n\tnum_crops\x18\x06 \x01(\r\x12\x0e\n\x06height\x18\x07 \x01(\r\x12\r\n\x05width\x18\x08 \x01(\r\x12\x34\n\x0cpixel_format\x18\t \x01(\x0e\x32\x1e.loader_service.v1.PixelFormat\x12\x0e\n\x06labels\x18\n \x03(\x10\x12\x0f\n\x07indices\x18\x0b \x03(\x10\x12\x15\n\rcolour_shifts\x18\x0c \x03(\x02\x12\x0c\n\x04slot\x18\r \x01(\r\x12\x12\n\ngeneration\x18\x0e \x01(\x04\x12\x0e\n\x06images\x18\x0f \x01(\x0c*_\n\x04View\x12\x14\n\x10VIEW_UNSPECIFIED\x10\x00\x12\x0e\n\nVIEW_TRAIN\x10\x01\x12\x0f\n\x0bVIEW_CENTRE\x10\x02\x12\x11\n\rVIEW_TEN_CROP\x10\x03\x12\r\n\tVIEW_FULL\x10\x04*Q\n\x0b\x43olourScale\x12 \n\x1c\x43OLOUR_SCALE_SQRT_EIGENVALUE\x10\x00\x12 \n\x1c\x43OLOUR_SCALE_UNIT_EIGENVALUE\x10\x01*?\n\x0bPixelFormat\x12\x16\n\x12PIXEL_FORMAT_UINT8\x10\x00\x12\x18\n\x14PIXEL_FORMAT_FLOAT32\x10\x01\x32\xba\x01\n\rLoaderService\x12S\n\x08\x44\x65scribe\x12\".loader_service.v1.DescribeRequest\x1a#.loader_service.v1.DescribeResponse\x12T\n\rStreamBatches\x12\'.loader_service.v1.StreamBatchesRequest\x1a\x18.loader_service.v1.Batch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eloader_service/v1/loader.proto\x12\x11loader_service.v1\"\x11\n\x0f\x44\x65scribeRequest\"\xe3\x02\n\x10\x44\x65scribeResponse\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x18\n\x10pipeline_version\x18\x02 \x01(\t\x12(\n\x06splits\x18\x03 \x03(\x0b\x32\x18.loader_service.v1.Split\x12-\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x1c.loader_service.v1.ClassInfo\x12\x12\n\nimage_side\x18\x05 \x01(\r\x12\x12\n\nmean_image\x18\x06 \x01(\x0c\x12\x13\n\x0b\x65igenvalues\x18\x07 \x03(\x01\x12\x14\n\x0c\x65igenvectors\x18\x08 \x03(\x01\x12)\n\x06limits\x18\t \x01(\x0b\x32\x19.loader_service.v1.Limits\x12\x13\n\x0b\x63pu_seconds\x18\n \x01(\x01\x12\x1c\n\x14shared_memory_socket\x18\x0b \x01(\t\x12\x16\n\x0eresize_version\x18\x0c \x01(\t\")\n\x05Split\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nnum_images\x18\x02 \x01(\x04\"%\n\tClassInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x81\x01\n\x06Limits\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\r\x12\x11\n\tmax_steps\x18\x02 \x01(\r\x12\x15\n\rmessage_bytes\x18\x03 \x01(\r\x12 \n\x18max_streams_per_identity\x18\x04 \x01(\r\x12\x13\n\x0bmax_streams\x18\x05 \x01(\r\"C\n\x0cNamesRequest\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x0f\n\x07indices\x18\x03 \x03(\x04\"\x1e\n\rNamesResponse\x12\r\n\x05names\x18\x01 \x03(\x0c\"\x89\x04\n\x14StreamBatchesRequest\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x18\n\x10pipeline_version\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12%\n\x04view\x18\x04 \x01(\x0e\x32\x17.loader_service.v1.View\x12\x11\n\tcrop_size\x18\x05 \x01(\r\x12\x0f\n\x07shuffle\x18\x06 \x01(\x08\x12\x0c\n\x04seed\x18\x07 \x01(\x06\x12\r\n\x05\x65poch\x18\x08 \x01(\r\x12\x12\n\nbatch_size\x18\t \x01(\r\x12\x12\n\nfirst_step\x18\n \x01(\x04\x12\x11\n\tlast_step\x18\x0b \x01(\x04\x12\x13\n\x0bslice_begin\x18\x0c \x01(\r\x12\x11\n\tslice_end\x18\r \x01(\r\x12\x12\n\ncolour_std\x18\x0e \x01(\x01\x12\x34\n\x0c\x63olour_scale\x18\x0f \x01(\x0e\x32\x1e.loader_service.v1.ColourScale\x12\x34\n\x0cpixel_format\x18\x10 \x01(\x0e\x32\x1e.loader_service.v1.PixelFormat\x12\x13\n\x0bleast_scale\x18\x11 \x01(\x01\x12\x12\n\nmost_scale\x18\x12 \x01(\x01\x12\x13\n\x0bleast_ratio\x18\x13 \x01(\x01\x12\x12\n\nmost_ratio\x18\x14 \x01(\x01\x12\x16\n\x0ewithout_mirror\x18\x15 \x01(\x08\"\xae\x02\n\x05\x42\x61tch\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\r\x12\x12\n\nslice_size\x18\x04 \x01(\r\x12\x12\n\nnum_images\x18\x05 \x01(\r\x12\x11\n\tnum_crops\x18\x06 \x01(\r\x12\x0e\n\x06height\x18\x07 \x01(\r\x12\r\n\x05width\x18\x08 \x01(\r\x12\x34\n\x0cpixel_format\x18\t \x01(\x0e\x32\x1e.loader_service.v1.PixelFormat\x12\x0e\n\x06labels\x18\n \x03(\x10\x12\x0f\n\x07indices\x18\x0b \x03(\x10\x12\x15\n\rcolour_shifts\x18\x0c \x03(\x02\x12\x0c\n\x04slot\x18\r \x01(\r\x12\x12\n\ngeneration\x18\x0e \x01(\x04\x12\x0e\n\x06images\x18\x0f \x01(\x0c*v\n\x04View\x12\x14\n\x10VIEW_UNSPECIFIED\x10\x00\x12\x0e\n\nVIEW_TRAIN\x10\x01\x12\x0f\n\x0bVIEW_CENTRE\x10\x02\x12\x11\n\rVIEW_TEN_CROP\x10\x03\x12\r\n\tVIEW_FULL\x10\x04\x12\x15\n\x11VIEW_RESIZED_CROP\x10\x05*Q\n\x0b\x43olourScale\x12 \n\x1c\x43OLOUR_SCALE_SQRT_EIGENVALUE\x10\x00\x12 \n\x1c\x43OLOUR_SCALE_UNIT_EIGENVALUE\x10\x01*?\n\x0bPixelFormat\x12\x16\n\x12PIXEL_FORMAT_UINT8\x10\x00\x12\x18\n\x14PIXEL_FORMAT_FLOAT32\x10\x01\x32\x86\x02\n\rLoaderService\x12S\n\x08\x44\x65scribe\x12\".loader_service.v1.DescribeRequest\x1a#.loader_service.v1.DescribeResponse\x12T\n\rStreamBatches\x12\'.loader_service.v1.StreamBatchesRequest\x1a\x18.loader_service.v1.Batch0\x01\x12J\n\x05Names\x12\x1f.loader_service.v1.NamesRequest\x1a .loader_service.v1.NamesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loader_service.v1.loader_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VIEW']._serialized_start=1343
-  _globals['_VIEW']._serialized_end=1438
-  _globals['_COLOURSCALE']._serialized_start=1440
-  _globals['_COLOURSCALE']._serialized_end=1521
-  _globals['_PIXELFORMAT']._serialized_start=1523
-  _globals['_PIXELFORMAT']._serialized_end=1586
+  _globals['_VIEW']._serialized_start=1574
+  _globals['_VIEW']._serialized_end=1692
+  _globals['_COLOURSCALE']._serialized_start=1694
+  _globals['_COLOURSCALE']._serialized_end=1775
+  _globals['_PIXELFORMAT']._serialized_start=1777
+  _globals['_PIXELFORMAT']._serialized_end=1840
   _globals['_DESCRIBEREQUEST']._serialized_start=53
   _globals['_DESCRIBEREQUEST']._serialized_end=70
   _globals['_DESCRIBERESPONSE']._serialized_start=73
-  _globals['_DESCRIBERESPONSE']._serialized_end=404
-  _globals['_SPLIT']._serialized_start=406
-  _globals['_SPLIT']._serialized_end=447
-  _globals['_CLASSINFO']._serialized_start=449
-  _globals['_CLASSINFO']._serialized_end=486
-  _globals['_LIMITS']._serialized_start=489
-  _globals['_LIMITS']._serialized_end=618
-  _globals['_STREAMBATCHESREQUEST']._serialized_start=621
-  _globals['_STREAMBATCHESREQUEST']._serialized_end=1036
-  _globals['_BATCH']._serialized_start=1039
-  _globals['_BATCH']._serialized_end=1341
-  _globals['_LOADERSERVICE']._serialized_start=1589
-  _globals['_LOADERSERVICE']._serialized_end=1775
+  _globals['_DESCRIBERESPONSE']._serialized_end=428
+  _globals['_SPLIT']._serialized_start=430
+  _globals['_SPLIT']._serialized_end=471
+  _globals['_CLASSINFO']._serialized_start=473
+  _globals['_CLASSINFO']._serialized_end=510
+  _globals['_LIMITS']._serialized_start=513
+  _globals['_LIMITS']._serialized_end=642
+  _globals['_NAMESREQUEST']._serialized_start=644
+  _globals['_NAMESREQUEST']._serialized_end=711
+  _globals['_NAMESRESPONSE']._serialized_start=713
+  _globals['_NAMESRESPONSE']._serialized_end=743
+  _globals['_STREAMBATCHESREQUEST']._serialized_start=746
+  _globals['_STREAMBATCHESREQUEST']._serialized_end=1267
+  _globals['_BATCH']._serialized_start=1270
+  _globals['_BATCH']._serialized_end=1572
+  _globals['_LOADERSERVICE']._serialized_start=1843
+  _globals['_LOADERSERVICE']._serialized_end=2105
 # @@protoc_insertion_point(module_scope)

@@ -14,6 +14,7 @@ class View(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VIEW_CENTRE: _ClassVar[View]
     VIEW_TEN_CROP: _ClassVar[View]
     VIEW_FULL: _ClassVar[View]
+    VIEW_RESIZED_CROP: _ClassVar[View]
 
 class ColourScale(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -29,6 +30,7 @@ VIEW_TRAIN: View
 VIEW_CENTRE: View
 VIEW_TEN_CROP: View
 VIEW_FULL: View
+VIEW_RESIZED_CROP: View
 COLOUR_SCALE_SQRT_EIGENVALUE: ColourScale
 COLOUR_SCALE_UNIT_EIGENVALUE: ColourScale
 PIXEL_FORMAT_UINT8: PixelFormat
@@ -39,7 +41,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("fingerprint", "pipeline_version", "splits", "classes", "image_side", "mean_image", "eigenvalues", "eigenvectors", "limits", "cpu_seconds", "shared_memory_socket")
+    __slots__ = ("fingerprint", "pipeline_version", "splits", "classes", "image_side", "mean_image", "eigenvalues", "eigenvectors", "limits", "cpu_seconds", "shared_memory_socket", "resize_version")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SPLITS_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +53,7 @@ class DescribeResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SHARED_MEMORY_SOCKET_FIELD_NUMBER: _ClassVar[int]
+    RESIZE_VERSION_FIELD_NUMBER: _ClassVar[int]
     fingerprint: str
     pipeline_version: str
     splits: _containers.RepeatedCompositeFieldContainer[Split]
@@ -62,7 +65,8 @@ class DescribeResponse(_message.Message):
     limits: Limits
     cpu_seconds: float
     shared_memory_socket: str
-    def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., image_side: _Optional[int] = ..., mean_image: _Optional[bytes] = ..., eigenvalues: _Optional[_Iterable[float]] = ..., eigenvectors: _Optional[_Iterable[float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., cpu_seconds: _Optional[float] = ..., shared_memory_socket: _Optional[str] = ...) -> None: ...
+    resize_version: str
+    def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., image_side: _Optional[int] = ..., mean_image: _Optional[bytes] = ..., eigenvalues: _Optional[_Iterable[float]] = ..., eigenvectors: _Optional[_Iterable[float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., cpu_seconds: _Optional[float] = ..., shared_memory_socket: _Optional[str] = ..., resize_version: _Optional[str] = ...) -> None: ...
 
 class Split(_message.Message):
     __slots__ = ("name", "num_images")
@@ -94,8 +98,24 @@ class Limits(_message.Message):
     max_streams: int
     def __init__(self, max_batch_size: _Optional[int] = ..., max_steps: _Optional[int] = ..., message_bytes: _Optional[int] = ..., max_streams_per_identity: _Optional[int] = ..., max_streams: _Optional[int] = ...) -> None: ...
 
+class NamesRequest(_message.Message):
+    __slots__ = ("fingerprint", "split", "indices")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: str
+    split: str
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, fingerprint: _Optional[str] = ..., split: _Optional[str] = ..., indices: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class NamesResponse(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, names: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class StreamBatchesRequest(_message.Message):
-    __slots__ = ("fingerprint", "pipeline_version", "split", "view", "crop_size", "shuffle", "seed", "epoch", "batch_size", "first_step", "last_step", "slice_begin", "slice_end", "colour_std", "colour_scale", "pixel_format")
+    __slots__ = ("fingerprint", "pipeline_version", "split", "view", "crop_size", "shuffle", "seed", "epoch", "batch_size", "first_step", "last_step", "slice_begin", "slice_end", "colour_std", "colour_scale", "pixel_format", "least_scale", "most_scale", "least_ratio", "most_ratio", "without_mirror")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +132,11 @@ class StreamBatchesRequest(_message.Message):
     COLOUR_STD_FIELD_NUMBER: _ClassVar[int]
     COLOUR_SCALE_FIELD_NUMBER: _ClassVar[int]
     PIXEL_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    LEAST_SCALE_FIELD_NUMBER: _ClassVar[int]
+    MOST_SCALE_FIELD_NUMBER: _ClassVar[int]
+    LEAST_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MOST_RATIO_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_MIRROR_FIELD_NUMBER: _ClassVar[int]
     fingerprint: str
     pipeline_version: str
     split: str
@@ -128,7 +153,12 @@ class StreamBatchesRequest(_message.Message):
     colour_std: float
     colour_scale: ColourScale
     pixel_format: PixelFormat
-    def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., split: _Optional[str] = ..., view: _Optional[_Union[View, str]] = ..., crop_size: _Optional[int] = ..., shuffle: bool = ..., seed: _Optional[int] = ..., epoch: _Optional[int] = ..., batch_size: _Optional[int] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., slice_begin: _Optional[int] = ..., slice_end: _Optional[int] = ..., colour_std: _Optional[float] = ..., colour_scale: _Optional[_Union[ColourScale, str]] = ..., pixel_format: _Optional[_Union[PixelFormat, str]] = ...) -> None: ...
+    least_scale: float
+    most_scale: float
+    least_ratio: float
+    most_ratio: float
+    without_mirror: bool
+    def __init__(self, fingerprint: _Optional[str] = ..., pipeline_version: _Optional[str] = ..., split: _Optional[str] = ..., view: _Optional[_Union[View, str]] = ..., crop_size: _Optional[int] = ..., shuffle: bool = ..., seed: _Optional[int] = ..., epoch: _Optional[int] = ..., batch_size: _Optional[int] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., slice_begin: _Optional[int] = ..., slice_end: _Optional[int] = ..., colour_std: _Optional[float] = ..., colour_scale: _Optional[_Union[ColourScale, str]] = ..., pixel_format: _Optional[_Union[PixelFormat, str]] = ..., least_scale: _Optional[float] = ..., most_scale: _Optional[float] = ..., least_ratio: _Optional[float] = ..., most_ratio: _Optional[float] = ..., without_mirror: bool = ...) -> None: ...
 
 class Batch(_message.Message):
     __slots__ = ("epoch", "step", "offset", "slice_size", "num_images", "num_crops", "height", "width", "pixel_format", "labels", "indices", "colour_shifts", "slot", "generation", "images")

@@ -44,6 +44,11 @@ class LoaderServiceStub(object):
                 request_serializer=loader__service_dot_v1_dot_loader__pb2.StreamBatchesRequest.SerializeToString,
                 response_deserializer=loader__service_dot_v1_dot_loader__pb2.Batch.FromString,
                 _registered_method=True)
+        self.Names = channel.unary_unary(
+                '/loader_service.v1.LoaderService/Names',
+                request_serializer=loader__service_dot_v1_dot_loader__pb2.NamesRequest.SerializeToString,
+                response_deserializer=loader__service_dot_v1_dot_loader__pb2.NamesResponse.FromString,
+                _registered_method=True)
 
 
 class LoaderServiceServicer(object):
@@ -69,6 +74,14 @@ class LoaderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Names(self, request, context):
+        """Where images came from: the names that they had in their source, in the order in which they are asked for.
+        Errors as of StreamBatches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LoaderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +94,11 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.StreamBatches,
                     request_deserializer=loader__service_dot_v1_dot_loader__pb2.StreamBatchesRequest.FromString,
                     response_serializer=loader__service_dot_v1_dot_loader__pb2.Batch.SerializeToString,
+            ),
+            'Names': grpc.unary_unary_rpc_method_handler(
+                    servicer.Names,
+                    request_deserializer=loader__service_dot_v1_dot_loader__pb2.NamesRequest.FromString,
+                    response_serializer=loader__service_dot_v1_dot_loader__pb2.NamesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +155,33 @@ class LoaderService(object):
             '/loader_service.v1.LoaderService/StreamBatches',
             loader__service_dot_v1_dot_loader__pb2.StreamBatchesRequest.SerializeToString,
             loader__service_dot_v1_dot_loader__pb2.Batch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Names(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loader_service.v1.LoaderService/Names',
+            loader__service_dot_v1_dot_loader__pb2.NamesRequest.SerializeToString,
+            loader__service_dot_v1_dot_loader__pb2.NamesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,17 @@
 import numpy as np
 
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire.types import ColourScale, Description, Limits, PixelFormat, StepRange, StreamSpec, View
+from loader_service.wire.types import (
+    DEFAULT_RATIO,
+    DEFAULT_SCALE,
+    ColourScale,
+    Description,
+    Limits,
+    PixelFormat,
+    StepRange,
+    StreamSpec,
+    View,
+)
 
 # The names of loader.proto's enums, by number.
 VIEWS: dict[int, View] = {
@@ -11,6 +21,7 @@ VIEWS: dict[int, View] = {
     pb.VIEW_CENTRE: "centre",
     pb.VIEW_TEN_CROP: "ten_crop",
     pb.VIEW_FULL: "full",
+    pb.VIEW_RESIZED_CROP: "resized_crop",
 }
 COLOUR_SCALES: dict[int, ColourScale] = {
     pb.COLOUR_SCALE_SQRT_EIGENVALUE: "sqrt_eigenvalue",
@@ -28,9 +39,10 @@ _PIXEL_FORMAT_NUMBERS = {pixels: number for number, pixels in PIXEL_FORMATS.item
 def range_to_request(steps: StepRange, description: Description) -> pb.StreamBatchesRequest:
     """The request for ``steps`` of the store and the pipeline that ``description`` names."""
     spec = steps.spec
+    scale, ratio = (spec.scale, spec.ratio) if spec.is_resized else ((0.0, 0.0), (0.0, 0.0))
     return pb.StreamBatchesRequest(
         fingerprint=description.fingerprint,
-        pipeline_version=description.pipeline_version,
+        pipeline_version=description.version_for(spec.view),
         split=spec.split,
         view=_VIEW_NUMBERS[spec.view],  # type: ignore[arg-type]  # protobuf's stubs want their own type of int
         crop_size=spec.crop_size or 0,
@@ -45,11 +57,17 @@ def range_to_request(steps: StepRange, description: Description) -> pb.StreamBat
         colour_std=spec.colour_std,
         colour_scale=_COLOUR_SCALE_NUMBERS[spec.colour_scale],  # type: ignore[arg-type]
         pixel_format=_PIXEL_FORMAT_NUMBERS[spec.pixel_format],  # type: ignore[arg-type]
+        least_scale=scale[0],
+        most_scale=scale[1],
+        least_ratio=ratio[0],
+        most_ratio=ratio[1],
+        without_mirror=not spec.mirror,
     )
 
 
 def range_from_request(request: pb.StreamBatchesRequest) -> StepRange:
     """The steps that a request asks for. Its enums must be known ones; raises ValueError for what fits no store."""
+    is_resized = request.view == pb.VIEW_RESIZED_CROP
     return StepRange(
         spec=StreamSpec(
             split=request.split,
@@ -61,6 +79,9 @@ def range_from_request(request: pb.StreamBatchesRequest) -> StepRange:
             colour_std=request.colour_std + 0.0,  # of 0.0 and -0.0, which are equal and give other bits, the former
             colour_scale=COLOUR_SCALES[request.colour_scale],
             pixel_format=PIXEL_FORMATS[request.pixel_format],
+            mirror=not request.without_mirror,
+            scale=(request.least_scale, request.most_scale) if is_resized else DEFAULT_SCALE,
+            ratio=(request.least_ratio, request.most_ratio) if is_resized else DEFAULT_RATIO,
         ).whole(),
         epoch=request.epoch,
         first_step=request.first_step,
@@ -91,6 +112,7 @@ def description_to_response(description: Description) -> pb.DescribeResponse:
         ),
         cpu_seconds=description.cpu_s,
         shared_memory_socket=description.shared_memory_socket,
+        resize_version=description.resize_version,
     )
 
 
@@ -115,4 +137,5 @@ def description_from_response(response: pb.DescribeResponse) -> Description:
         ),
         cpu_s=response.cpu_seconds,
         shared_memory_socket=response.shared_memory_socket,
+        resize_version=response.resize_version,
     )

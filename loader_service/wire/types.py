@@ -7,10 +7,12 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-View = Literal["train", "centre", "ten_crop", "full"]
+View = Literal["train", "centre", "ten_crop", "full", "resized_crop"]
 ColourScale = Literal["sqrt_eigenvalue", "unit_eigenvalue"]
 PixelFormat = Literal["uint8", "float32"]
 
+DEFAULT_SCALE, DEFAULT_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+"""Those of Szegedy et al. 2015 (section 6), and of torchvision."""
 NUM_TEN_CROPS = 10
 """Four corners, the centre, and the mirror images of these five (paper, section 4.1)."""
 
@@ -39,8 +41,19 @@ class StreamSpec:
     """Standard deviation of the colour draw; 0 turns it off."""
     colour_scale: ColourScale = "sqrt_eigenvalue"
     pixel_format: PixelFormat = "uint8"
+    scale: tuple[float, float] = DEFAULT_SCALE
+    """For ``resized_crop``: least and most area of the window that is resized, as part of the image's."""
+    ratio: tuple[float, float] = DEFAULT_RATIO
+    """For ``resized_crop``: least and most of the window's width by its height."""
+    mirror: bool = True
+    """Whether the views that draw (``train``, ``resized_crop``) mirror half of the crops."""
 
     def __post_init__(self) -> None:
+        for name, least, most in (("scale", 0.0, 1.0), ("ratio", 0.01, 100.0)):
+            found = getattr(self, name)
+            if len(found) != 2 or not least <= found[0] <= found[1] <= most or not found[0]:
+                within = f"{least:g} to {most:g}" if least else f"more than 0 to {most:g}"
+                raise ValueError(f"{name}: expected two numbers, the least and the most, of {within}, found {found}")
         for name, kind in (("view", View), ("colour_scale", ColourScale), ("pixel_format", PixelFormat)):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(kind))}, found {getattr(self, name)!r}")
@@ -58,8 +71,14 @@ class StreamSpec:
             raise ValueError(f"world_size: expected at most batch_size = {self.batch_size}, found {self.world_size}")
 
     def whole(self) -> "StreamSpec":
-        """The stream without this client's share of it, and with its last, short step: what the wire names."""
-        return replace(self, rank=0, world_size=1, drop_last=False)
+        """The stream without this client's share of it, without what its view does not look at, and with its last,
+        short step: what the wire names."""
+        scale, ratio = (self.scale, self.ratio) if self.is_resized else (DEFAULT_SCALE, DEFAULT_RATIO)
+        return replace(self, rank=0, world_size=1, drop_last=False, scale=scale, ratio=ratio)
+
+    @property
+    def is_resized(self) -> bool:
+        return self.view == "resized_crop"
 
     def steps(self, first_step: int, last_step: int, *, epoch: int) -> "StepRange":
         """This client's share of steps [first_step, last_step) of ``epoch``."""
@@ -72,6 +91,11 @@ class StreamSpec:
             slice_begin=begin,
             slice_end=end,
         )
+
+    def step_bytes(self, image_side: int) -> int:
+        """Bytes of the images of one step of this client's share, from a store of images of that side."""
+        crop_size = image_side if self.view == "full" else self.crop_size or image_side * 7 // 8
+        return replace(self, crop_size=crop_size).steps(0, 1, epoch=0).slice_bytes
 
     @property
     def slice(self) -> tuple[int, int]:
@@ -185,3 +209,9 @@ class Description:
     """User and system time of the replica's process when it answered."""
     shared_memory_socket: str
     """Where a client on the same machine gets shared memory; empty: nowhere."""
+    resize_version: str
+    """What its view ``resized_crop`` has beyond the pipeline's version; empty: it has no such view."""
+
+    def version_for(self, view: View) -> str:
+        """Version of all that makes the bytes of a view."""
+        return f"{self.pipeline_version}.{self.resize_version}" if view == "resized_crop" else self.pipeline_version

@@ -2,16 +2,29 @@
 
 import io
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from commandline import one_line
 from preprocess.images.limits import DEFAULT_MAX_PIXELS
 
 # Formats that users' folders hold; the rest of PIL's (fonts, TIFF, PostScript, video) stay closed to untrusted bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+# PIL's own names of the libraries that it may have been compiled without.
+_LIBRARIES = {"JPEG": "jpg", "PNG": "zlib", "WEBP": "webp"}
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # simplejpeg's result is pixel-identical to PIL's for these and 12 % faster, since PIL then needs no copy of it.
 _FAST_COLORSPACES = ("YCbCr", "RGB")
 _JPEG_MAGIC = b"\xff\xd8\xff"
@@ -19,6 +32,22 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 
 class UnusableImageError(Exception):
     """The bytes cannot become an RGB image; the message is the reason that quarantine gives."""
+
+
+def readable_formats() -> tuple[str, ...]:
+    """Those of FORMATS that the PIL of this machine was compiled with."""
+    return tuple(name for name in FORMATS if name not in _LIBRARIES or features.check(_LIBRARIES[name]))
+
+
+def decoder_versions() -> str:
+    """The libraries that turn bytes into pixels and pixels into bytes, and the formats that they lack here."""
+    try:
+        pillow = f"pillow-simd {version('pillow-simd')}"
+    except PackageNotFoundError:
+        pillow = f"pillow {version('pillow')}"
+    readable = readable_formats()
+    without = "".join(f", without {name}" for name in FORMATS if name not in readable)
+    return f"{pillow}, simplejpeg {version('simplejpeg')}{without}"
 
 
 def decode(content: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, apply_exif: bool = False) -> Image.Image:
@@ -60,7 +89,13 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
         raise UnusableImageError(f"too many pixels: {error}") from None
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):
-            raise UnusableImageError(f"expected an image ({', '.join(FORMATS)}), found {_describe(content)}") from None
+            if content.startswith(b"RIFF") and content[8:12] == b"WEBP" and "WEBP" not in readable_formats():
+                raise UnusableImageError(
+                    "a WebP image, and this Pillow was compiled without WebP: install libwebp-dev and compile it again"
+                ) from None
+            raise UnusableImageError(
+                f"expected an image ({', '.join(readable_formats())}), found {_describe(content)}"
+            ) from None
         raise UnusableImageError(f"damaged: {one_line(error)}") from None
     width, height = image.size
     if width * height > max_pixels:
@@ -71,13 +106,22 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
     # over a million files all of them mean the same.
     try:
         image.load()
-        if apply_exif:
-            image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+        turn = _turn_of(image) if apply_exif else None
+        return _to_rgb(image if turn is None else image.transpose(turn))
     except MemoryError:
         raise
     except Exception as error:
         raise UnusableImageError(f"damaged: {one_line(error)}") from None
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """How the orientation tag says to turn an image. Of the block that holds it nothing else is read: a damaged entry
+    elsewhere in it is no damage to the picture.
+    """
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # so broken that not even its entries can be counted
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

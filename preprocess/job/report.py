@@ -7,9 +7,13 @@ from pathlib import Path
 
 from preprocess.job.resume import REPORT_NAME
 from preprocess.job.shard import Seconds
+from preprocess.sources.ledger import PassedOver
+from preprocess.sources.naming import printable
 from preprocess.store.format import QUARANTINE_NAME
 from preprocess.store.sidecar import BadImage
 from preprocess.store.writer import atomic_file
+
+_NUM_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,12 @@ class RunReport:
     num_images: dict[str, int]
     """By split."""
     num_bad_images: int
+    num_members: int
+    """All that the source was found to hold: images, what was read for them, and what was passed over."""
     num_ignored_files: int
+    """Members that were passed over: those of ``passed_over`` together."""
+    passed_over: tuple[PassedOver, ...]
+    notes: tuple[str, ...]
     num_shards: int
     num_shards_resumed: int
     """Shards that an earlier run had finished."""
@@ -52,8 +61,8 @@ class RunReport:
         ]
         if self.num_bad_images:
             lines.append(f"quarantine   {self.num_bad_images:,} images: {self.store}/{QUARANTINE_NAME}")
-        if self.num_ignored_files:
-            lines.append(f"ignored      {self.num_ignored_files:,} files that are not images by their names")
+        lines += [f"passed over  {describe_passed_over(entry)}" for entry in self.passed_over]
+        lines += [f"note         {note}" for note in self.notes]
         if self.num_shards_resumed:
             lines.append(f"resumed      {self.num_shards_resumed:,} shards were finished before")
         if self.num_shards_resumed < self.num_shards:
@@ -65,6 +74,12 @@ class RunReport:
             whole = max(sum(spent.values()), 1e-9)
             lines.append("time         " + ", ".join(f"{name} {value / whole:.0%}" for name, value in spent.items()))
         return lines
+
+
+def describe_passed_over(entry: PassedOver) -> str:
+    """``1,204 not an image by its name: train/n01440764/boxes.txt, ...``."""
+    named = ", ".join(printable(name) for name in entry.examples[:_NUM_NAMED])
+    return f"{entry.count:,} {entry.reason}: {named}{', ...' if entry.count > _NUM_NAMED else ''}"
 
 
 def write_report(store: Path, report: RunReport) -> None:

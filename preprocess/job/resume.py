@@ -6,21 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.errors import ResumeError, StoreError
+from preprocess.job.lock import LOCK_NAME
 from preprocess.store.format import MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME
 from preprocess.store.writer import atomic_file
 
 BEGUN_NAME = "run.json"
 REPORT_NAME = "report.json"
 _FORMAT = "alexnet-run"
-_OURS = {BEGUN_NAME, REPORT_NAME, MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME}
+_OURS = {BEGUN_NAME, REPORT_NAME, LOCK_NAME, MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME}
+
+
+def make_folder(store: Path) -> None:
+    """Makes the store's folder unless it is there. Raises StoreError when it holds something else than a store."""
+    if not (store / BEGUN_NAME).exists():
+        _check_empty(store)
+    store.mkdir(parents=True, exist_ok=True)
 
 
 def begin_or_resume(store: Path, terms: Mapping[str, Any]) -> None:
     """Records what a run into ``store`` is made from, or checks it against what was recorded before.
 
     ``terms`` are flat: names that a person knows and JSON values. Raises ResumeError, naming what changed, when
-    they differ, and StoreError when ``store`` is something else than a store. Removes what a killed run left
-    half-written.
+    they differ. Removes what a killed run left half-written; nobody else may be writing.
     """
     begun = store / BEGUN_NAME
     if begun.exists():
@@ -30,13 +37,14 @@ def begin_or_resume(store: Path, terms: Mapping[str, Any]) -> None:
             if terms.get(name) != old
         ]
         if changed:
+            decoders = any(change.startswith("decoders ") for change in changed)
+            pixels = " (which gives other pixels, and so another fingerprint)" if decoders else ""
             raise ResumeError(
-                f"{store}: was begun with another source or other parameters: {'; '.join(changed)}; "
+                f"{store}: was begun with another source or other parameters: {'; '.join(changed)}{pixels}; "
                 "give the same ones, or another --out"
             )
     else:
-        _check_empty(store)
-        (store / SHARDS_DIRECTORY).mkdir(parents=True, exist_ok=True)
+        (store / SHARDS_DIRECTORY).mkdir(exist_ok=True)
         with atomic_file(begun) as temporary:
             temporary.write_text(json.dumps({"format": _FORMAT, "terms": dict(terms)}, indent=1) + "\n", "ascii")
     remove_temporary_files(store)

@@ -1,6 +1,7 @@
 """The ``run`` command from source to manifest: read this file first."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -10,13 +11,15 @@ from typing import Any
 from commandline import Progress, write_line
 from preprocess.config import RunConfig
 from preprocess.errors import BadImagesError, StoreError
+from preprocess.images.decode import decoder_versions
 from preprocess.images.statistics import finish
 from preprocess.job.cluster import Cluster
 from preprocess.job.disk import NUM_PROBED, check_free, full_disk_as_error, mean_encoded_bytes
+from preprocess.job.lock import locked
 from preprocess.job.plan import PlannedShard, plan_shards
 from preprocess.job.report import RunReport, write_quarantine, write_report
-from preprocess.job.resume import REPORT_NAME, begin_or_resume, is_complete, remove_temporary_files
-from preprocess.job.shard import Seconds, ShardOutcome, ShardWork, decoder_versions, make_shard
+from preprocess.job.resume import REPORT_NAME, begin_or_resume, is_complete, make_folder, remove_temporary_files
+from preprocess.job.shard import Seconds, ShardOutcome, ShardWork, make_shard
 from preprocess.sources import Source, read_source
 from preprocess.store.format import QUARANTINE_NAME, STATISTICS_SPLIT, Manifest, SplitInfo
 from preprocess.store.reader import Store
@@ -28,19 +31,34 @@ _NUM_LISTED_BAD = 10
 
 def run(config: RunConfig) -> int:
     """Makes the store, or as much of it as is missing. Raises PreprocessError or OSError."""
+    _check_apart(config)
     memory_bytes = config.task_memory_bytes
     with Cluster(address=config.ray_address, workers=config.workers, memory_bytes=memory_bytes) as cluster:
         source = read_source(config.source, config.source_options, cluster.map, layout=config.layout)
         write_line(f"{config.source}: {source.describe()}")
+        for note in source.notes:
+            write_line(f"{config.source}: note: {note}")
         shards = plan_shards(source, images_per_shard=config.images_per_shard, seed=config.shuffle_seed)
         with full_disk_as_error(config.out):
-            begin_or_resume(config.out, _terms(config, source))
-            finished = _finished_shards(config, source, shards)
-            if len(finished) == len(shards) and is_complete(config.out):
-                return _report_complete(config)
-            report = _complete(config, source, shards, finished, cluster)
+            make_folder(config.out)
+            with locked(config.out):
+                begin_or_resume(config.out, _terms(config, source))
+                finished = _finished_shards(config, source, shards)
+                if len(finished) == len(shards) and is_complete(config.out):
+                    return _report_complete(config)
+                report = _complete(config, source, shards, finished, cluster)
     print(json.dumps(asdict(report), indent=1) if config.json else "\n".join(report.lines()))
     return 0
+
+
+def _check_apart(config: RunConfig) -> None:
+    """Raises StoreError for a store within its source, where the next listing would find it."""
+    source = config.source.removeprefix("file://")
+    if "://" in source:
+        return
+    store, source = os.path.realpath(config.out), os.path.realpath(source)
+    if os.path.commonpath([store, source]) == source:
+        raise StoreError(f"--out {config.out}: expected a folder outside --source {config.source}, found one within it")
 
 
 def _complete(
@@ -163,6 +181,19 @@ def _check_disk(config: RunConfig, source: Source, missing: Sequence[PlannedShar
     check_free(config.out, config.image, num_images=num_images, image_bytes=image_bytes, num_partials=num_partials)
 
 
+def _check_every_image(
+    config: RunConfig, source: Source, splits: dict[str, SplitInfo], bad_images: Sequence[BadImage]
+) -> None:
+    """Raises StoreError unless every image that was listed is in the store or in quarantine, and once."""
+    for split, images in source.splits.items():
+        num_bad = sum(bad.split == split for bad in bad_images)
+        if splits[split].num_images + num_bad != len(images):
+            raise StoreError(
+                f"{config.out}: {split}: {len(images):,} images were listed, {splits[split].num_images:,} are stored "
+                f"and {num_bad:,} in quarantine: a fault of this program; please report it"
+            )
+
+
 def _finish_store(
     config: RunConfig,
     source: Source,
@@ -191,12 +222,18 @@ def _finish_store(
         split: SplitInfo(shards=tuple(sidecars[shard.stem].shard for shard in shards if shard.split == split))
         for split in source.splits
     }
+    _check_every_image(config, source, splits, bad_images)
     manifest = Manifest(
         image=config.image,
         classes=source.classes,
         splits=splits,
         statistics_sha256=statistics_sha256,
-        source={"layout": source.layout, "root": source.root, "digest": source.digest()},
+        source={
+            "layout": source.layout,
+            "root": source.root,
+            "digest": source.digest(),
+            "decoders": decoder_versions(),
+        },
     )
     made = sum(outcome.num_images for outcome in outcomes)
     report = RunReport(
@@ -207,7 +244,10 @@ def _finish_store(
         num_classes=len(source.classes),
         num_images={split: info.num_images for split, info in splits.items()},
         num_bad_images=len(bad_images),
-        num_ignored_files=source.num_ignored,
+        num_members=source.num_members,
+        num_ignored_files=sum(entry.count for entry in source.passed_over),
+        passed_over=source.passed_over,
+        notes=source.notes,
         num_shards=len(shards),
         num_shards_resumed=len(finished),
         source_bytes=sum(sidecar.source_bytes for sidecar in sidecars.values()),

@@ -7,11 +7,10 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from preprocess.errors import PreprocessError
-from preprocess.images.decode import UnusableImageError, decode
+from preprocess.images.decode import UnusableImageError, decode, decoder_versions
 from preprocess.images.resize import centre_square, encode, planes_of
 from preprocess.images.statistics import StatisticsAccumulator
 from preprocess.sources import ImageList, Storage, open_storage
@@ -87,15 +86,6 @@ class ShardOutcome:
     """Of the worker process, so far."""
 
 
-def decoder_versions() -> str:
-    """The libraries that turn bytes into pixels and pixels into bytes."""
-    try:
-        pillow = f"pillow-simd {version('pillow-simd')}"
-    except PackageNotFoundError:
-        pillow = f"pillow {version('pillow')}"
-    return f"{pillow}, simplejpeg {version('simplejpeg')}"
-
-
 def make_shard(work: ShardWork) -> ShardOutcome:
     """Makes one shard, its part of the statistics and its sidecar; does nothing when they are there already.
 
@@ -165,7 +155,10 @@ def _check_machine(work: ShardWork, store: Path, storage: Storage) -> None:
     """Raises PreprocessError when this machine has not what the driver's has: decoders, store, source."""
     here = socket.gethostname()
     if decoder_versions() != work.decoders:
-        raise PreprocessError(f"{here}: expected the driver's {work.decoders}, found {decoder_versions()}")
+        raise PreprocessError(
+            f"{here}: expected the driver's {work.decoders}, found {decoder_versions()}, which gives other pixels "
+            "and so another fingerprint"
+        )
     if not (store / SHARDS_DIRECTORY).is_dir():
         raise PreprocessError(
             f"{here}: expected the store that the driver began at {store}, found none; share the folder"

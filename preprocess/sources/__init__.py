@@ -1,18 +1,25 @@
-"""The forms that ImageNet comes in, one file each, and which of them a given path is."""
+"""The forms that ImageNet and its relatives come in, one file each, and which of them a given path is."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
+import numpy as np
+
 from preprocess.errors import SourceError
-from preprocess.sources import folder, kaggle, official, parquet, webdataset
+from preprocess.sources import cifar, folder, kaggle, official, parquet, webdataset
+from preprocess.sources.ledger import Ledger, PassedOver
 from preprocess.sources.listing import ImageEntry, ImageList, Source
-from preprocess.sources.options import MapTasks, SourceOptions
-from preprocess.sources.storage import Storage, open_storage
+from preprocess.sources.options import MapTasks, Reading, SourceOptions
+from preprocess.sources.storage import Storage, client_errors, open_storage
+from preprocess.sources.unreadable import of_name, recognise
 
 __all__ = [
     "ImageEntry",
     "ImageList",
     "Layout",
     "MapTasks",
+    "PassedOver",
     "Source",
     "SourceOptions",
     "Storage",
@@ -20,30 +27,38 @@ __all__ = [
     "read_source",
 ]
 
-Layout = Literal["official", "kaggle", "parquet", "webdataset", "folder"]
+Layout = Literal["official", "kaggle", "cifar", "parquet", "webdataset", "folder"]
+# A line names so many classes.
+_NUM_NAMED = 5
 
 
 def read_source(root: str, options: SourceOptions, map_tasks: MapTasks, *, layout: Layout | None = None) -> Source:
     """Lists the source at ``root``, a path or a URL, in the layout given or found.
 
-    ``map_tasks`` does the reading that can be divided. Raises SourceError when the source is empty, unreadable or in
-    no known layout.
+    ``map_tasks`` does the reading that can be divided. Every member is an image of the result, was read for them, or is
+    among those passed over. Raises SourceError when the source is empty, unreadable, damaged or in no known layout.
     """
     storage = open_storage(root)
+    ledger = Ledger()
+    reading = Reading(storage=storage, options=options, map_tasks=map_tasks, ledger=ledger)
     try:
-        if not storage.is_folder(""):
-            found = "nothing" if storage.size_of("") is None else "a file"
-            raise SourceError(f"{root}: expected a folder, found {found}")
-        if not storage.list(""):
-            raise SourceError(f"{root}: expected images in some layout, found an empty folder")
-        source = _read(storage, options, map_tasks, layout or detect_layout(storage))
+        with client_errors(storage, ""):
+            storage.reach()
+            if not storage.is_folder(""):
+                raise SourceError(f"{root}: expected a folder, found {_found_instead(storage)}")
+            if not storage.list(""):
+                raise SourceError(f"{root}: expected images in some layout, found an empty folder")
+            source = _read(reading, layout or detect_layout(storage))
     except OSError as error:
         raise SourceError(f"{root}: cannot be listed: {error}") from None
     finally:
         storage.close()
+    num_images = sum(len(images) for images in source.splits.values())
+    passed_over = ledger.close(num_images, root)
     if not len(source.splits.get("train", ())):
-        raise SourceError(f"{root}: expected images of the training split, found none")
-    return source
+        raise SourceError(f"{root}: expected images of the training split, found none{_perhaps(storage, layout)}")
+    notes = (*ledger.notes, *_notes_on_classes([info.id for info in source.classes], source.splits))
+    return replace(source, num_members=ledger.num_found, passed_over=passed_over, notes=notes)
 
 
 def detect_layout(storage: Storage) -> Layout:
@@ -52,28 +67,66 @@ def detect_layout(storage: Storage) -> Layout:
         return "official"
     if kaggle.detect(storage):
         return "kaggle"
+    if cifar.detect(storage):
+        return "cifar"
     if parquet.detect(storage):
         return "parquet"
     if webdataset.detect(storage):
         return "webdataset"
     if folder.detect(storage):
         return "folder"
+    known = recognise(storage)
+    if known is not None:
+        raise SourceError(f"{storage.root}: expected one of the layouts {', '.join(get_args(Layout))}, found {known}")
     layouts = "; ".join(
-        f"{module.LAYOUT}: {module.EXPECTED}" for module in (official, kaggle, parquet, webdataset, folder)
+        f"{module.LAYOUT}: {module.EXPECTED}" for module in (official, kaggle, cifar, parquet, webdataset, folder)
     )
     raise SourceError(f"{storage.root}: expected one of the layouts ({layouts}), found none of them")
 
 
-def _read(storage: Storage, options: SourceOptions, map_tasks: MapTasks, layout: Layout) -> Source:
+def _read(reading: Reading, layout: Layout) -> Source:
     assert layout in get_args(Layout)
     match layout:
         case "official":
-            return official.read(storage, options, map_tasks)
+            return official.read(reading)
         case "kaggle":
-            return kaggle.read(storage, options)
+            return kaggle.read(reading)
+        case "cifar":
+            return cifar.read(reading)
         case "parquet":
-            return parquet.read(storage, map_tasks)
+            return parquet.read(reading)
         case "webdataset":
-            return webdataset.read(storage, map_tasks)
+            return webdataset.read(reading)
         case "folder":
-            return folder.read(storage, options)
+            return folder.read(reading)
+
+
+def _found_instead(storage: Storage) -> str:
+    if storage.size_of("") is None:
+        return "nothing"
+    known = of_name(storage.root)
+    return "a file: give the folder that holds it" if known is None else f"a file: {known}"
+
+
+def _perhaps(storage: Storage, layout: Layout | None) -> str:
+    """What a source looks like that is in no layout, or in none where it was sought."""
+    if layout is not None:
+        return ""
+    known = recognise(storage)
+    return "" if known is None else f"; {known}"
+
+
+def _notes_on_classes(class_ids: Sequence[str], splits: Mapping[str, ImageList]) -> list[str]:
+    """What a person would want to know of the classes before weeks of training: the empty ones above all."""
+    notes = []
+    if len(class_ids) == 1:
+        notes.append(f"only one class: {class_ids[0]}")
+    if "val" not in splits:
+        notes.append("no validation split")
+    for split, images in splits.items():
+        empty = np.flatnonzero(np.bincount(images.labels, minlength=len(class_ids)) == 0)
+        if len(empty):
+            named = ", ".join(class_ids[label] for label in empty[:_NUM_NAMED])
+            more = ", ..." if len(empty) > _NUM_NAMED else ""
+            notes.append(f"{len(empty):,} of {len(class_ids):,} classes have no {split} images: {named}{more}")
+    return notes

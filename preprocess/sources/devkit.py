@@ -2,9 +2,11 @@
 
 import io
 import tarfile
+import zlib
 from dataclasses import dataclass
 
 from preprocess.errors import SourceError
+from preprocess.sources.ledger import Ledger
 from preprocess.sources.storage import Storage, open_storage, split_path
 
 ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
@@ -23,12 +25,13 @@ class Devkit:
     """The wnid of each validation image, in the order of their file names."""
 
 
-def read_devkit(storage: Storage, path: str | None) -> Devkit | None:
+def read_devkit(storage: Storage, path: str | None, ledger: Ledger) -> Devkit | None:
     """The kit at ``path``, or beside the images; None when ``path`` is and there is none. Raises SourceError."""
     if path is None:
         path = next((found for found in (FOLDER, ARCHIVE) if _exists(storage, found)), None)
         if path is None:
             return None
+        ledger.used_paths.add(path)
         kit, name, where = storage, path, f"{storage.root}/{path}"
     else:
         root, name = split_path(path)
@@ -57,7 +60,7 @@ def _read_archive(content: bytes, where: str) -> tuple[bytes, bytes]:
                 for file in (_META, _GROUND_TRUTH):
                     if member.name.endswith(file) and (extracted := archive.extractfile(member)) is not None:
                         found[file] = extracted.read()
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise SourceError(f"{where}: expected a tar archive, found: {error}") from None
     for file in (_META, _GROUND_TRUTH):
         if file not in found:

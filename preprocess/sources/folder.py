@@ -1,110 +1,110 @@
-"""A folder tree: ``train/<class>/*`` and ``val/<class>/*``, a flat ``val/*`` with labels, or ``<class>/*`` alone."""
+"""A tree: ``train/<class>/*`` and ``val/<class>/*``, a flat ``val/*`` with labels, or ``<class>/*`` alone.
 
-import os
+A class may be a tar instead of a folder.
+"""
+
+from collections.abc import Sequence
 
 from preprocess.errors import SourceError
-from preprocess.sources.labels import read_val_labels
-from preprocess.sources.listing import ImageList, ImageListBuilder, Source
+from preprocess.sources.class_tree import list_train, list_val
+from preprocess.sources.listing import Source
 from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.options import SourceOptions
+from preprocess.sources.naming import Split, exact_split, is_image, is_system, splits_in
+from preprocess.sources.options import Reading
+from preprocess.sources.shards import account
 from preprocess.sources.storage import FileInfo, Storage
+from preprocess.sources.tar_reader import is_tar
 
 LAYOUT = "folder"
 EXPECTED = "train/<class>/* with val/<class>/* or val/* and its labels, or <class>/* alone"
-# Names that people give to the two splits.
-SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif")
-# Deeper than any data set; ends a walk into a link that leads back up.
-_MAX_DEPTH = 8
 
 
 def detect(storage: Storage) -> bool:
-    """Whether there are folders: of the splits, or of classes."""
-    return any(info.is_folder for info in storage.list(""))
+    """Whether there are folders, of the splits or of classes, or tars."""
+    infos = [info for info in storage.list("") if not is_system(info.name)]
+    return any(info.is_folder or is_tar(info.name) for info in infos)
 
 
-def read(storage: Storage, options: SourceOptions, *, base: str = "") -> Source:
-    """Lists the tree under ``base``. Labels are the sorted class folders of the training split; raises SourceError."""
-    folders = _split_folders(storage, base)
-    if "train" not in folders:
-        found = ", ".join(folders.values())
-        raise SourceError(f"{storage.root}: expected a folder 'train' beside {found}, found none")
-    class_ids = [_name(info) for info in storage.list(folders["train"]) if info.is_folder]
-    if not class_ids:
-        raise SourceError(f"{storage.root}/{folders['train']}: expected a folder for each class, found none")
-    splits: dict[str, ImageList] = {}
-    num_ignored = 0
-    for split, folder in folders.items():
-        children = storage.list(folder)
-        if any(info.is_folder for info in children):
-            splits[split], ignored = _list_classes(storage, children, class_ids)
-        else:
-            splits[split], ignored = _list_flat(storage, options, children, class_ids)
-        num_ignored += ignored
+def read(reading: Reading, *, base: str = "", layout: str = LAYOUT) -> Source:
+    """Lists the tree under ``base``. Labels are the sorted classes of the training split; raises SourceError."""
+    storage = reading.storage
+    folders = find_splits(storage, base)
+    names = read_class_names(storage, reading.ledger)
+    class_ids, train = list_train(reading, folders["train"])
+    splits = {"train": train}
+    if "val" in folders:
+        splits["val"] = list_val(reading, folders["val"], class_ids)
+    if base or folders["train"]:
+        account(storage, reading.ledger, folders.values())
     return Source(
-        layout=LAYOUT,
+        layout=layout,
         root=storage.root,
-        classes=class_infos(class_ids, read_class_names(storage)),
+        classes=class_infos(class_ids, names),
         splits={name: images for name, images in splits.items() if len(images)},
-        num_ignored=num_ignored,
     )
 
 
-def _split_folders(storage: Storage, base: str) -> dict[str, str]:
-    """The folder of each split there is; the whole tree is the training split where no name says otherwise."""
-    present = {_name(info): info.path for info in storage.list(base) if info.is_folder}
-    found = {}
-    for split, candidates in SPLIT_FOLDERS.items():
-        match = next((name for name in candidates if name in present), None)
-        if match is not None:
-            found[split] = present[match]
-    return found or {"train": base}
+def find_splits(storage: Storage, base: str) -> dict[Split, str]:
+    """The folder of each split; the whole tree is the training split where no name says otherwise.
 
-
-def _list_classes(storage: Storage, children: list[FileInfo], class_ids: list[str]) -> tuple[ImageList, int]:
-    """A split with a folder for each class, and how many files were passed over for their names."""
-    labels = {class_id: label for label, class_id in enumerate(class_ids)}
-    builder = ImageListBuilder("file")
-    num_ignored = 0
-    for info in children:
-        if not info.is_folder:
-            num_ignored += 1
-        elif _name(info) not in labels:
+    A folder called just as a split, in any case, is it; else one with a split among its words, where the rest of the
+    tree does not look like classes. Raises SourceError where two folders may be the same split, or none is train.
+    """
+    folders = [info for info in storage.list(base) if info.is_folder and not is_system(info.name)]
+    exact = {info.path: split for info in folders if (split := exact_split(info.name)) is not None}
+    loose = {info.path: next(iter(words)) for info in folders if len(words := splits_in(info.name)) == 1}
+    if "train" in exact.values() and _is_class(storage, exact, folders):
+        return {"train": base}
+    chosen = {path: split for path, split in exact.items() if split != "test"}
+    if "train" not in chosen.values():
+        chosen |= {path: split for path, split in loose.items() if split == "train" and _holds_classes(storage, path)}
+        other = next(
+            (info.path for info in folders if info.path not in loose and _holds_images(storage, info.path)), None
+        )
+        if "train" in chosen.values() and other is not None:
             raise SourceError(
-                f"{storage.root}/{info.path}: expected one of the training split's {len(labels):,} classes, "
-                f"found {_name(info)!r}"
+                f"{storage.root}: expected splits or classes, found {next(iter(chosen))}, which may be for training, "
+                f"beside {other}, which may be a class"
             )
-        else:
-            num_ignored += _add_images(storage, info.path, labels[_name(info)], builder, _MAX_DEPTH)
-    return builder.build(), num_ignored
+    if "train" in chosen.values() and "val" not in chosen.values():
+        chosen |= {path: split for path, split in loose.items() if split == "val"}
+    if "train" not in chosen.values():
+        if not exact:
+            return {"train": base}
+        raise SourceError(
+            f"{storage.root}: expected a folder 'train' beside {', '.join(info.name for info in folders)}, found none"
+        )
+    found: dict[Split, str] = {}
+    for path, split in chosen.items():
+        if split in found:
+            raise SourceError(f"{storage.root}: expected one folder of {split}, found {found[split]} and {path}")
+        found[split] = path
+    return dict(sorted(found.items()))
 
 
-def _add_images(storage: Storage, folder: str, label: int, builder: ImageListBuilder, depth: int) -> int:
-    """Adds the images below ``folder``; returns how many files were passed over for their names."""
-    num_ignored = 0
-    for info in storage.list(folder):
-        if info.is_folder:
-            if depth:
-                num_ignored += _add_images(storage, info.path, label, builder, depth - 1)
-        elif info.path.lower().endswith(IMAGE_SUFFIXES):
-            builder.add(os.fsencode(info.path), label, info.size_bytes)
-        else:
-            num_ignored += 1
-    return num_ignored
+def find_val(storage: Storage) -> str | None:
+    """The folder of a source whose training split is elsewhere that is called as the validation split's, if one is."""
+    folders = [info for info in storage.list("") if info.is_folder and splits_in(info.name) == {"val"}]
+    if len(folders) > 1:
+        raise SourceError(f"{storage.root}: expected one folder of val, found {folders[0].path} and {folders[1].path}")
+    return folders[0].path if folders else None
 
 
-def _list_flat(
-    storage: Storage, options: SourceOptions, children: list[FileInfo], class_ids: list[str]
-) -> tuple[ImageList, int]:
-    """A split whose images lie in one folder, with labels from elsewhere."""
-    images = [info for info in children if info.path.lower().endswith(IMAGE_SUFFIXES)]
-    builder = ImageListBuilder("file")
-    if images:
-        labels = read_val_labels(storage, options, [_name(info) for info in images], class_ids)
-        for info, label in zip(images, labels, strict=True):
-            builder.add(os.fsencode(info.path), label, info.size_bytes)
-    return builder.build(), len(children) - len(images)
+def _is_class(storage: Storage, exact: dict[str, Split], folders: Sequence[FileInfo]) -> bool:
+    """Whether a folder ``train`` is a class of trains: holds images itself, as the folders beside it do."""
+    if set(exact.values()) != {"train"} or len(folders) < 3:
+        return False
+    return all(
+        any(is_image(inner.name) for inner in storage.list(info.path))
+        and not any(inner.is_folder for inner in storage.list(info.path))
+        for info in (*folders[:16], *(info for info in folders if info.path in exact))
+    )
 
 
-def _name(info: FileInfo) -> str:
-    return info.path.rsplit("/", 1)[-1]
+def _holds_classes(storage: Storage, path: str) -> bool:
+    infos = [info for info in storage.list(path) if not is_system(info.name)]
+    return any(info.is_folder or is_tar(info.name) for info in infos) and not any(is_image(info.name) for info in infos)
+
+
+def _holds_images(storage: Storage, path: str) -> bool:
+    return any(is_image(info.name) and not is_system(info.name) for info in storage.list(path))

@@ -9,9 +9,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from preprocess.sources.ledger import PassedOver
 from preprocess.store.format import ClassInfo, canonical_json
 
-Access = Literal["file", "range", "row"]
+Access = Literal["file", "range", "row", "stream", "cifar"]
+# The offset of a link in a tar that leads to nothing.
+NOWHERE = -1
+_LARGEST_SIZE = 2**32 - 1
+# Labels are kept as int32.
+MAX_LABEL = 2**31 - 1
 _HASHED_AT_ONCE = 1 << 20
 
 
@@ -22,11 +28,11 @@ class ImageEntry(NamedTuple):
     """Its path within the source, unique in its split; bytes, since file names need not be UTF-8."""
     label: int
     size_bytes: int
-    """Exact, except for ``row`` access, where it is a mean."""
+    """Exact up to 4 GiB, except for ``row`` access, where it is a mean."""
     container: str | None
     """The file that holds it among others, relative to the source's root; None: the file called ``name``."""
     offset: int
-    """Its first byte in the container (``range``) or its row there (``row``)."""
+    """Its row in the container (``row``), or else its first byte there; NOWHERE for a link that leads to nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,8 @@ class ImageList:
     """Images in columns of length N. Cheap to slice, to send to another process and to hash."""
 
     access: Access
-    """``file``: a file an image. ``range``: bytes within a container. ``row``: a row of a parquet file."""
+    """``file``: a file an image. ``range``: bytes within a container. ``stream``: bytes within what a container, which
+    may be gzipped, expands to. ``cifar``: the same, of pixels as CIFAR has them. ``row``: a row of a parquet file."""
     containers: tuple[str, ...]
     name_bytes: bytes
     name_ends: npt.NDArray[np.int64]
@@ -129,7 +136,10 @@ class ImageListBuilder:
         self._names += name
         self._name_ends.append(len(self._names))
         self._labels.append(label)
-        self._sizes.append(size_bytes)
+        try:
+            self._sizes.append(size_bytes)
+        except OverflowError:
+            self._sizes.append(_LARGEST_SIZE)
         if self._access != "file":
             self._container_indices.append(len(self._containers) - 1)
             self._offsets.append(offset)
@@ -165,8 +175,11 @@ class Source:
     """Local path or fsspec URL."""
     classes: tuple[ClassInfo, ...]
     splits: dict[str, ImageList]
-    num_ignored: int = 0
-    """Files that do not look like images by their names, and were passed over."""
+    num_members: int = 0
+    """All that was found: images, what was read for them, and what was passed over."""
+    passed_over: tuple[PassedOver, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is no error, and what a person would want to know before weeks of training."""
 
     def describe(self) -> str:
         """``folder layout: train 9,469 images, val 3,925 images in 10 classes``."""

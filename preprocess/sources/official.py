@@ -1,91 +1,152 @@
-"""The official tars, read where they are: a tar of a tar for each class, the flat validation tar, and the devkit."""
+"""The official tars, read where they are: a tar of a tar for each class, the flat validation tar, and the devkit.
 
+So is ImageNet-21k's ``winter21_whole.tar.gz``, which is a gzipped tar of a tar for each class and has no validation.
+"""
+
+import itertools
 import os
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from preprocess.errors import SourceError
+from preprocess.sources.class_tree import list_indexed, list_val
 from preprocess.sources.devkit import read_devkit
+from preprocess.sources.folder import find_val
 from preprocess.sources.labels import read_val_labels
+from preprocess.sources.ledger import SYSTEM, Ledger
 from preprocess.sources.listing import ImageList, ImageListBuilder, Source
 from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.options import MapTasks, SourceOptions
-from preprocess.sources.storage import Storage
-from preprocess.sources.tar_index import TarIndex, TarSection, index_tar, iterate_members
+from preprocess.sources.naming import is_system_path
+from preprocess.sources.options import Reading
+from preprocess.sources.shards import account
+from preprocess.sources.storage import Storage, client_errors, open_storage
+from preprocess.sources.tar_index import TarIndex, images_of, index_images, index_section
+from preprocess.sources.tar_reader import TarSection, iterate_members, open_container, whole_tar
 
 LAYOUT = "official"
 EXPECTED = "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz"
-_TRAIN = "ILSVRC2012_img_train.tar"
+_TRAIN = ("ILSVRC2012_img_train.tar", "winter21_whole.tar", "winter21_whole.tar.gz", "fall11_whole.tar")
 _VAL = "ILSVRC2012_img_val.tar"
+# To read an image from a gzipped tar is to expand all that lies before it: more would take days.
+_LARGEST_GZIPPED_BYTES = 16 << 30
 
 
 def detect(storage: Storage) -> bool:
-    """Whether the training tar is there."""
-    return storage.size_of(_TRAIN) is not None
+    """Whether a training tar is there."""
+    return _train_tar(storage) is not None
 
 
-def read(storage: Storage, options: SourceOptions, map_tasks: MapTasks) -> Source:
+def read(reading: Reading) -> Source:
     """Indexes the tars, a task for each class, without unpacking anything. Raises SourceError."""
-    sections = _class_sections(storage)
-    class_ids = sorted(sections)
-    val = _section(storage, _VAL)
-    found: dict[str, TarIndex] = {}
-    for index in map_tasks(index_tar, [*sections.values(), *([] if val is None else [val])]):
-        found[index.section.name] = index
-    splits = {"train": _train_list([found[sections[class_id].name] for class_id in class_ids])}
-    devkit = read_devkit(storage, options.devkit)
-    if val is not None:
-        splits["val"] = _val_list(storage, options, found[_VAL], class_ids)
-    names = read_class_names(storage) if devkit is None else devkit.names
+    storage, ledger = reading.storage, reading.ledger
+    train = _train_tar(storage)
+    if train is None:
+        raise SourceError(f"{storage.root}: expected {EXPECTED}, found no {_TRAIN[0]}")
+    used = [train]
+    indices = _index_classes(reading, train)
+    class_ids = sorted(indices)
+    splits = {"train": list_indexed([(train, label, indices[c]) for label, c in enumerate(class_ids)])}
+    devkit = read_devkit(storage, reading.options.devkit, ledger)
+    names = read_class_names(storage, ledger) if devkit is None else devkit.names
+    folder = find_val(storage)
+    if storage.size_of(_VAL) is not None:
+        splits["val"] = _list_val_tar(reading, class_ids)
+        used.append(_VAL)
+    elif folder is not None:
+        splits["val"] = list_val(reading, folder, class_ids)
+        used.append(folder)
+    account(storage, ledger, used)
     return Source(layout=LAYOUT, root=storage.root, classes=class_infos(class_ids, names), splits=splits)
 
 
-def _section(storage: Storage, path: str) -> TarSection | None:
-    """A whole tar, or None where there is none."""
-    size_bytes = storage.size_of(path)
-    if size_bytes is None:
-        return None
-    return TarSection(root=storage.root, path=path, offset=0, size_bytes=size_bytes, name=path)
+def _train_tar(storage: Storage) -> str | None:
+    return next((path for path in _TRAIN if storage.size_of(path) is not None), None)
 
 
-def _class_sections(storage: Storage) -> dict[str, TarSection]:
-    """By class, the part of the training tar that is the class's own tar: a thousand headers are read for it."""
-    whole = _section(storage, _TRAIN)
-    if whole is None:
-        raise SourceError(f"{storage.root}: expected {EXPECTED}, found no {_TRAIN}")
-    sections = {}
-    with storage.open(_TRAIN) as file:
-        for member, _ in iterate_members(file, whole):
-            class_id, dot, suffix = member.name.rsplit("/", 1)[-1].partition(".")
-            if dot + suffix != ".tar":
-                raise SourceError(
-                    f"{storage.root}/{_TRAIN}: expected a tar of one tar for each class, found {member.name!r} in it"
-                )
-            sections[class_id] = TarSection(
-                root=storage.root,
-                path=_TRAIN,
-                offset=member.offset_data,
-                size_bytes=member.size,
-                name=f"{_TRAIN}/{class_id}.tar",
+def _index_classes(reading: Reading, path: str) -> dict[str, TarIndex]:
+    """By class, what the class's own tar within the training tar holds."""
+    storage, ledger = reading.storage, reading.ledger
+    whole = whole_tar(storage, path)
+    found: dict[str, TarIndex] = {}
+    if whole.size_bytes is None:
+        size_bytes = storage.size_of(path) or 0
+        if size_bytes > _LARGEST_GZIPPED_BYTES:
+            raise SourceError(
+                f"{storage.root}/{path}: expected at most {_LARGEST_GZIPPED_BYTES:,} bytes of gzipped tar, found "
+                f"{size_bytes:,}: gunzip it once, and the tar is read where it is"
             )
-    return sections
+        indices: Iterable[TarIndex]
+        indices, outer = next(iter(reading.map_tasks(_index_gzipped, [whole])))
+    else:
+        outer = Ledger()
+        with client_errors(storage, path), open_container(storage, path) as file:
+            sections = list(_class_sections(file, whole, outer))
+        indices = reading.map_tasks(index_images, sections)
+    ledger.add(outer)
+    for index in indices:
+        found[_class_of(index.section)] = index
+        ledger.add(index.ledger)
+    return found
 
 
-def _train_list(indices: list[TarIndex]) -> ImageList:
-    builder = ImageListBuilder("range")
-    builder.begin_container(_TRAIN)
-    for label, index in enumerate(indices):
-        prefix = f"{index.section.name}/".encode()
-        for name, offset, size in index.members():
-            builder.add(prefix + name, label, size, offset)
-    return builder.build()
+def _index_gzipped(whole: TarSection) -> tuple[list[TarIndex], Ledger]:
+    """All classes' tars in one reading, since there is no way to begin in the middle. Runs in a task."""
+    outer = Ledger()
+    storage = open_storage(whole.root)
+    with client_errors(storage, whole.path), open_container(storage, whole.path) as file:
+        indices = [images_of(index_section(file, section)) for section in _class_sections(file, whole, outer)]
+    return indices, outer
 
 
-def _val_list(storage: Storage, options: SourceOptions, index: TarIndex, class_ids: list[str]) -> ImageList:
+def _class_sections(file: BinaryIO, whole: TarSection, ledger: Ledger) -> Iterator[TarSection]:
+    """The part of the training tar that is each class's own tar: only a header a class is read for it."""
+    where = f"{whole.root}/{whole.path}"
+    seen: dict[str, str] = {}
+    for member in iterate_members(file, whole):
+        if member.isdir():
+            continue
+        ledger.find()
+        if is_system_path(member.name):
+            ledger.pass_over(SYSTEM, f"{whole.path}/{member.name}")
+            continue
+        class_id, dot, suffix = member.name.rsplit("/", 1)[-1].partition(".")
+        if dot + suffix != ".tar" or not member.isreg():
+            raise SourceError(f"{where}: expected a tar of one tar for each class, found {member.name!r} in it")
+        if class_id in seen:
+            raise SourceError(f"{where}: expected one tar for each class, found {seen[class_id]} and {member.name}")
+        seen[class_id] = member.name
+        ledger.read()
+        yield TarSection(
+            root=whole.root,
+            path=whole.path,
+            offset=member.offset_data,
+            size_bytes=member.size,
+            name=f"{whole.path}/{class_id}.tar",
+        )
+
+
+def _class_of(section: TarSection) -> str:
+    return section.name.rsplit("/", 1)[-1].removesuffix(".tar")
+
+
+def _list_val_tar(reading: Reading, class_ids: list[str]) -> ImageList:
+    (index,) = reading.map_tasks(index_images, [whole_tar(reading.storage, _VAL)])
+    reading.ledger.add(index.ledger)
     # The tar is not in the order of names, and the devkit's labels are.
-    members = sorted(index.members(), key=lambda member: member[0].rsplit(b"/", 1)[-1])
-    file_names = [os.fsdecode(name.rsplit(b"/", 1)[-1]) for name, _, _ in members]
-    labels = read_val_labels(storage, options, file_names, class_ids)
+    members = sorted(index.members(), key=lambda member: _own_name(member[0]))
+    file_names = [os.fsdecode(_own_name(name)) for name, _, _ in members]
+    for before, after in itertools.pairwise(members):
+        if _own_name(before[0]) == _own_name(after[0]):
+            raise SourceError(
+                f"{reading.storage.root}/{_VAL}: expected each name once, found {before[0]!r} and {after[0]!r}"
+            )
+    labels = read_val_labels(reading.storage, reading.options, file_names, class_ids, reading.ledger)
     builder = ImageListBuilder("range")
     builder.begin_container(_VAL)
     for (name, offset, size), label in zip(members, labels, strict=True):
         builder.add(f"{_VAL}/".encode() + name, label, size, offset)
     return builder.build()
+
+
+def _own_name(path: bytes) -> bytes:
+    return path.rsplit(b"/", 1)[-1]

@@ -1,8 +1,11 @@
-"""What a person may say about a source, and what a layout may ask of the program that reads it."""
+"""What a layout reads a source with: what a person said about it, and what the program lends."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from preprocess.sources.ledger import Ledger
+from preprocess.sources.storage import Storage
 
 # Runs a function on each item, perhaps elsewhere, and yields the results in any order.
 MapTasks = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -16,3 +19,13 @@ class SourceOptions:
     """Labels of a flat validation folder: see ``labels``."""
     devkit: str | None = None
     """ILSVRC2012_devkit_t12.tar.gz, or the folder it unpacks to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One reading of one source."""
+
+    storage: Storage
+    options: SourceOptions
+    map_tasks: MapTasks
+    ledger: Ledger

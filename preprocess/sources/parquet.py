@@ -1,26 +1,27 @@
 """Parquet files of the Hugging Face Hub (ILSVRC/imagenet-1k): an image struct with bytes and path, and a label."""
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import SourceError
-from preprocess.sources.listing import ImageEntry, ImageList, ImageListBuilder, Source
-from preprocess.sources.names import class_infos, numbered_classes, read_class_names
-from preprocess.sources.options import MapTasks
-from preprocess.sources.storage import Storage, open_storage
+from preprocess.sources.listing import MAX_LABEL, ImageList, ImageListBuilder, Source
+from preprocess.sources.names import class_infos, read_class_names
+from preprocess.sources.naming import Split, exact_split
+from preprocess.sources.numbered import numbered_classes
+from preprocess.sources.options import MapTasks, Reading
+from preprocess.sources.parquet_rows import Columns, find_columns
+from preprocess.sources.shards import account, by_split, find_shards
+from preprocess.sources.storage import Storage, client_errors, open_storage
 
 LAYOUT = "parquet"
 EXPECTED = "[data/]{train,validation}-*.parquet with columns image {bytes, path} and label"
-_SPLITS = {"train": "train", "val": "val", "validation": "val"}
-_FOLDERS = ("", "data")
-# Rows decoded at once: some 4 MB of photographs, where a row group is a hundred rows and may be any number.
-_ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class _Rows:
     """What a file's small columns say of its rows."""
 
     path: str
+    columns: Columns
     names: list[bytes]
     labels: npt.NDArray[np.int32]
     sizes: npt.NDArray[np.int64]
@@ -45,82 +47,65 @@ class _Rows:
 
 
 def detect(storage: Storage) -> bool:
-    """Whether there are parquet files called after a split."""
-    return "train" in _split_files(storage)
+    """Whether there are parquet files called after a split, or in a folder that is."""
+    return "train" in by_split(storage.root, find_shards(storage, _is_parquet))
 
 
-def read(storage: Storage, map_tasks: MapTasks) -> Source:
+def read(reading: Reading) -> Source:
     """Reads labels and names, a file in each task, and no image. Raises SourceError."""
-    files = _split_files(storage)
+    storage, map_tasks, ledger = reading.storage, reading.map_tasks, reading.ledger
+    files = by_split(storage.root, find_shards(storage, _is_parquet))
     if "train" not in files:
         raise SourceError(f"{storage.root}: expected {EXPECTED}, found no training files")
-    works = [_FileWork(root=storage.root, path=path) for paths in files.values() for path in paths]
-    found: dict[str, _Rows] = {}
-    for rows in map_tasks(_read_rows_index, works):
-        found[rows.path] = rows
-    splits = {split: _build([found[path] for path in paths]) for split, paths in files.items()}
-    class_ids = numbered_classes(splits, storage.root)
-    names = read_class_names(storage)
-    hub_names = next((rows.class_names for rows in found.values() if len(rows.class_names) == len(class_ids)), ())
-    names = names or dict(zip(class_ids, hub_names, strict=False))
+    _check_one_place(storage.root, files)
+    used = {str(split): paths for split, paths in files.items() if split in ("train", "val")}
+    found = _index(storage, map_tasks, used)
+    if "val" not in used and "test" in files and found[used["train"][0]].columns.image.startswith("img"):
+        # CIFAR's images are of two splits, and its test images have labels.
+        used["val"] = files.pop("test")
+        ledger.notes.append("the validation split is the test files")
+        found |= _index(storage, map_tasks, {"val": used["val"]})
+    file_names = read_class_names(storage, ledger)
+    account(storage, ledger, itertools.chain(*used.values()))
+    ledger.find(sum(len(rows.names) for rows in found.values()))
+    splits = {split: _build([found[path] for path in paths]) for split, paths in used.items()}
+    hub_names = _one_list_of_names(storage.root, found)
+    class_ids = numbered_classes(splits, storage.root, num_named=len(hub_names) or None)
+    names = file_names or dict(zip(class_ids, hub_names, strict=False))
     return Source(layout=LAYOUT, root=storage.root, classes=class_infos(class_ids, names), splits=splits)
 
 
-def read_rows(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntry, bytes | None]]:
-    """Each image with its bytes, or None where the column is null. ``images`` are in the order of file and row.
-
-    A row group is read once, and no more of it than up to the last row that is wanted.
-    """
-    from pyarrow.parquet import ParquetFile
-
-    for path, entries in groupby(images, key=lambda entry: entry.container):
-        assert path is not None
-        with storage.open(path) as source, ParquetFile(source) as file:
-            yield from _read_file_rows(file, list(entries))
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(".parquet")
 
 
-def _read_file_rows(file: Any, entries: list[ImageEntry]) -> Iterator[tuple[ImageEntry, bytes | None]]:
-    column = _image_column(file.schema_arrow)
-    first_row = 0
-    position = 0
-    for group in range(file.metadata.num_row_groups):
-        end_row = first_row + file.metadata.row_group(group).num_rows
-        row = first_row
-        if position < len(entries) and entries[position].offset < end_row:
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=[column]):
-                values = batch.column(0)
-                while position < len(entries) and entries[position].offset < row + len(values):
-                    value = values[entries[position].offset - row].as_py()
-                    yield entries[position], value["bytes"] if isinstance(value, dict) else value
-                    position += 1
-                row += len(values)
-                if position == len(entries) or entries[position].offset >= end_row:
-                    break
-        first_row = end_row
+def _index(storage: Storage, map_tasks: MapTasks, files: Mapping[str, Sequence[str]]) -> dict[str, _Rows]:
+    works = [_FileWork(root=storage.root, path=path) for paths in files.values() for path in paths]
+    return {rows.path: rows for rows in map_tasks(_read_rows_index, works)}
 
 
-def _split_files(storage: Storage) -> dict[str, list[str]]:
-    """The files of each split, by name."""
-    files: dict[str, list[str]] = {}
-    for folder in _FOLDERS:
-        if folder and not storage.is_folder(folder):
-            continue
-        for info in storage.list(folder):
-            name = info.path.rsplit("/", 1)[-1]
-            split = _SPLITS.get(name.removesuffix(".parquet").split("-")[0])
-            if name.endswith(".parquet") and split is not None:
-                files.setdefault(split, []).append(info.path)
-    return dict(sorted(files.items()))
+def _check_one_place(root: str, files: Mapping[Split | None, Sequence[str]]) -> None:
+    """Files of one split in two folders are two copies of a data set, or two data sets."""
+    for split in ("train", "val"):
+        places: dict[str, str] = {}
+        for path in files.get(split, ()):
+            folders = path.split("/")[:-1]
+            while folders and exact_split(folders[-1]) is not None:
+                folders.pop()
+            places.setdefault("/".join(folders), path)
+        if len(places) > 1:
+            one, other = list(places.values())[:2]
+            raise SourceError(f"{root}: expected one data set, found {one} and {other}: give the folder of one of them")
 
 
-def _image_column(schema: Any) -> str:
-    """The leaf column that holds the images' bytes."""
-    import pyarrow
-
-    if "image" not in schema.names:
-        raise SourceError(f"expected a column 'image', found {', '.join(schema.names)}")
-    kind = schema.field("image").type
-    return "image.bytes" if pyarrow.types.is_struct(kind) else "image"
+def _one_list_of_names(root: str, found: Mapping[str, _Rows]) -> tuple[str, ...]:
+    """The classes by the files' own metadata. Raises SourceError when two files number them differently."""
+    named = {path: rows.class_names for path, rows in found.items() if rows.class_names}
+    for path, names in named.items():
+        first = next(iter(named))
+        if names != named[first]:
+            raise SourceError(f"{root}: expected one order of classes, found one in {first} and another in {path}")
+    return next(iter(named.values()), ())
 
 
 def _read_rows_index(work: _FileWork) -> _Rows:
@@ -129,31 +114,59 @@ def _read_rows_index(work: _FileWork) -> _Rows:
     from pyarrow.parquet import ParquetFile
 
     where = f"{work.root}/{work.path}"
+    storage = open_storage(work.root)
     try:
-        with open_storage(work.root).open(work.path) as source, ParquetFile(source) as file:
-            schema = file.schema_arrow
-            image = _image_column(schema)
-            if "label" not in schema.names:
-                raise SourceError(f"expected a column 'label', found {', '.join(schema.names)}")
-            has_paths = image == "image.bytes" and "path" in [field.name for field in schema.field("image").type]
-            table = file.read(columns=["label", "image.path"] if has_paths else ["label"])
-            labels = table["label"].to_numpy()
-            paths = [item["path"] for item in table["image"].to_pylist()] if has_paths else [None] * len(labels)
+        with client_errors(storage, work.path), storage.open(work.path) as source, ParquetFile(source) as file:
+            columns = find_columns(file.schema_arrow)
+            table = file.read(columns=[columns.label, *([] if columns.path is None else [columns.path])])
+            labels = _labels(table[columns.label])
+            names = _names(table, columns)
             groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-            sizes = [np.full(group.num_rows, _mean_size(group, image)) for group in groups]
-            class_names = _hub_class_names(schema.metadata)
-    except (pyarrow.ArrowException, SourceError) as error:
-        raise SourceError(f"{where}: {' '.join(str(error).split())}") from None
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise SourceError(f"{where}: expected whole numbers as labels, found {labels.dtype}")
+            sizes = [np.full(group.num_rows, _mean_size(group, columns.image)) for group in groups]
+            class_names = _hub_class_names(file.schema_arrow.metadata, columns.label)
+    except (pyarrow.ArrowException, SourceError, OSError) as error:
+        text = " ".join(str(error).split())
+        raise SourceError(text if text.startswith(where) else f"{where}: {text}") from None
     return _Rows(
         path=work.path,
-        names=[str(row if path is None else path).encode() for row, path in enumerate(paths)],
-        labels=labels.astype(np.int32),
+        columns=columns,
+        names=names,
+        labels=labels,
         sizes=np.concatenate(sizes) if sizes else np.zeros(0, np.int64),
         group_sizes=tuple(group.num_rows for group in groups),
         class_names=class_names,
     )
+
+
+def _labels(column: Any) -> npt.NDArray[np.int32]:
+    """int32 [N]. Raises SourceError, with the row, for a label that is null or out of range."""
+    import pyarrow.compute as compute
+
+    nulls = np.flatnonzero(compute.is_null(column).to_numpy())
+    if len(nulls):
+        raise SourceError(f"row {nulls[0]:,}: column 'label': expected a whole number, found null")
+    values = column.to_numpy()
+    wrong = np.flatnonzero((values < 0) | (values > MAX_LABEL))
+    if len(wrong):
+        raise SourceError(
+            f"row {wrong[0]:,}: column 'label': expected a label from 0 to {MAX_LABEL:,}, found {values[wrong[0]]}"
+        )
+    labels: npt.NDArray[np.int32] = values.astype(np.int32)
+    return labels
+
+
+def _names(table: Any, columns: Columns) -> list[bytes]:
+    """A name for each row, no two the same: its path, or its number, and both where paths are not enough."""
+    num_rows = table.num_rows
+    paths: list[str | None] = [None] * num_rows
+    if columns.path is not None:
+        paths = [None if item is None else item["path"] for item in table[columns.path.split(".")[0]].to_pylist()]
+    names = [str(row) if path is None else path.replace("\0", "\\0") for row, path in enumerate(paths)]
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    names = [f"{name}#{row}" if name in shared else name for row, name in enumerate(names)]
+    if len(set(names)) < num_rows:
+        names = [f"{name}#{row}" for row, name in enumerate(names)]
+    return [name.encode("utf-8", "surrogateescape") for name in names]
 
 
 def _mean_size(group: Any, column: str) -> int:
@@ -164,11 +177,11 @@ def _mean_size(group: Any, column: str) -> int:
     return 0
 
 
-def _hub_class_names(metadata: dict[bytes, bytes] | None) -> tuple[str, ...]:
+def _hub_class_names(metadata: dict[bytes, bytes] | None, column: str) -> tuple[str, ...]:
     """The names of the classes in label order, from what the Hub writes into a schema."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features["label"]["names"])
+        return tuple(str(name) for name in features[column]["names"])
     except (KeyError, ValueError, TypeError):
         return ()
 

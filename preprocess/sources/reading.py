@@ -8,9 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from commandline import one_line
 from preprocess.errors import SourceError
-from preprocess.sources.listing import ImageEntry, ImageList
-from preprocess.sources.parquet import read_rows
-from preprocess.sources.storage import Storage
+from preprocess.sources.cifar import bitmap
+from preprocess.sources.listing import NOWHERE, ImageEntry, ImageList
+from preprocess.sources.parquet_rows import read_rows
+from preprocess.sources.storage import Storage, client_errors
+from preprocess.sources.tar_reader import open_container
 
 # A disk that has not the file in memory takes a millisecond or more, an object store tens of them, whatever the size:
 # so many reads are under way while the task decodes, and so many images are held at most.
@@ -18,6 +20,8 @@ _LOCAL_THREADS, _LOCAL_AHEAD = 4, 8
 _REMOTE_THREADS, _REMOTE_AHEAD = 16, 32
 _REMOTE_ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.5
+# More than any image that may have --max-pixels; a worker would hold it in memory whole.
+_LARGEST_FILE_BYTES = 1 << 30
 # What is wrong with one file, not with the storage: such an image goes to quarantine, anything else ends the task.
 _FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -27,14 +31,18 @@ class UnreadableImageError(Exception):
 
 
 def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntry, bytes | UnreadableImageError]]:
-    """Each image with its bytes, or with the reason why there are none; in the list's order, which for
-    rows is that of the files.
+    """Each image with its bytes, or with the reason why there are none; in the list's order, which is that of the
+    places in each container unless the images are files.
 
     Raises OSError, or SourceError where it is remote, for what is wrong with the storage rather than with one file.
     """
     if images.access == "row":
-        for entry, content in read_rows(storage, images):
-            yield entry, UnreadableImageError("the row holds no bytes") if content is None else content
+        for entry, row in read_rows(storage, images):
+            yield entry, UnreadableImageError("the row holds no bytes") if row is None else row
+        return
+    if images.access in ("stream", "cifar"):
+        for entry, content in _read_forwards(storage, images):
+            yield entry, bitmap(content) if images.access == "cifar" and isinstance(content, bytes) else content
         return
     num_threads, num_ahead = (_LOCAL_THREADS, _LOCAL_AHEAD) if storage.is_local else (_REMOTE_THREADS, _REMOTE_AHEAD)
     with ThreadPoolExecutor(num_threads) as pool:
@@ -69,12 +77,43 @@ def _read(storage: Storage, entry: ImageEntry) -> bytes | UnreadableImageError:
     raise SourceError(f"{where}: cannot be read after {_REMOTE_ATTEMPTS} attempts: {one_line(failure)}") from None
 
 
+def _read_forwards(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntry, bytes | UnreadableImageError]]:
+    """Images of containers that are expanded while they are read, each once from its beginning."""
+    for path, entries in itertools.groupby(images, key=lambda entry: entry.container):
+        assert path is not None
+        with client_errors(storage, path), open_container(storage, path) as file:
+            for entry in entries:
+                reason = _unreadable(entry)
+                if reason is not None:
+                    yield entry, reason
+                    continue
+                file.seek(entry.offset)
+                yield entry, _whole(entry, file.read(entry.size_bytes))
+
+
 def _read_once(storage: Storage, entry: ImageEntry) -> bytes | UnreadableImageError:
+    reason = _unreadable(entry)
+    if reason is not None:
+        return reason
     if entry.container is None:
         return storage.read(entry.name.decode("utf-8", "surrogateescape"))
-    content = storage.read_range(entry.container, entry.offset, entry.size_bytes)
-    if len(content) != entry.size_bytes:
+    return _whole(entry, storage.read_range(entry.container, entry.offset, entry.size_bytes))
+
+
+def _unreadable(entry: ImageEntry) -> UnreadableImageError | None:
+    """The reason why an image is not even asked for, if there is one."""
+    if entry.offset == NOWHERE:
+        return UnreadableImageError("a link to what the tar does not hold")
+    if entry.size_bytes > _LARGEST_FILE_BYTES:
         return UnreadableImageError(
-            f"expected {entry.size_bytes:,} bytes at byte {entry.offset:,} of {entry.container}, found {len(content):,}"
+            f"expected at most {_LARGEST_FILE_BYTES:,} bytes of image, found at least {entry.size_bytes:,}"
         )
-    return content
+    return None
+
+
+def _whole(entry: ImageEntry, content: bytes) -> bytes | UnreadableImageError:
+    if len(content) == entry.size_bytes:
+        return content
+    return UnreadableImageError(
+        f"expected {entry.size_bytes:,} bytes at byte {entry.offset:,} of {entry.container}, found {len(content):,}"
+    )

@@ -2,9 +2,15 @@
 
 import os
 import threading
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from stat import S_ISREG
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
+from commandline import one_line
 from preprocess.errors import SourceError
+
+_REACH_S = 20.0
 
 
 class FileInfo(NamedTuple):
@@ -13,8 +19,18 @@ class FileInfo(NamedTuple):
     path: str
     """Relative to the storage's root; bytes that are not UTF-8 are surrogate-escaped, as in os.fsdecode."""
     size_bytes: int
-    """0 for folders and for links that lead nowhere."""
-    is_folder: bool
+    """0 for all but files."""
+    kind: Literal["file", "folder", "dangling", "loop", "special"]
+    """``dangling``: a link that leads nowhere. ``loop``: a link to a folder that it lies in. ``special``: a pipe, a
+    socket or a device. Other links are what they lead to."""
+
+    @property
+    def is_folder(self) -> bool:
+        return self.kind == "folder"
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
 
 
 class Storage(Protocol):
@@ -26,8 +42,11 @@ class Storage(Protocol):
     root: str
     is_local: bool
 
+    def reach(self) -> None:
+        """Asks for the root once. Raises SourceError when nothing answers within seconds, or what the client raises."""
+
     def list(self, folder: str) -> list[FileInfo]:
-        """What ``folder`` holds, sorted by name, without links to folders above it. Raises OSError."""
+        """What ``folder`` holds, sorted by name. Raises OSError."""
 
     def is_folder(self, path: str) -> bool: ...
 
@@ -68,21 +87,35 @@ class LocalStorage:
         # Each thread keeps the file open that it read from last: the path and the descriptor, by thread.
         self._files: dict[int, tuple[str, int]] = {}
 
+    def reach(self) -> None:
+        pass
+
     def list(self, folder: str) -> list[FileInfo]:
         prefix = f"{folder}/" if folder else ""
-        found = []
         with os.scandir(self._path(folder)) as entries:
-            for entry in entries:
-                try:
-                    is_folder = entry.is_dir()
-                    if is_folder and entry.is_symlink() and _leads_up(entry.path):
-                        continue
-                    size_bytes = 0 if is_folder else entry.stat().st_size
-                except OSError:
-                    is_folder, size_bytes = False, 0
-                found.append(FileInfo(prefix + entry.name, size_bytes, is_folder))
+            found = [self._info(entry, prefix + entry.name) for entry in entries]
         found.sort(key=lambda info: os.fsencode(info.path))
         return found
+
+    def _info(self, entry: "os.DirEntry[str]", path: str) -> FileInfo:
+        try:
+            if entry.is_dir():
+                return FileInfo(path, 0, "loop" if entry.is_symlink() and self._leads_up(path) else "folder")
+            found = entry.stat()
+        except OSError:
+            return FileInfo(path, 0, "dangling")
+        return FileInfo(path, found.st_size, "file") if S_ISREG(found.st_mode) else FileInfo(path, 0, "special")
+
+    def _leads_up(self, link: str) -> bool:
+        """Whether a link leads to a folder on the way to it, itself reached by links perhaps: following never ends."""
+        target = os.path.realpath(self._path(link))
+        folder = link
+        while folder:
+            folder = folder.rpartition("/")[0]
+            here = os.path.realpath(self._path(folder))
+            if os.path.commonpath([here, target]) == target:
+                return True
+        return False
 
     def is_folder(self, path: str) -> bool:
         return os.path.isdir(self._path(path))
@@ -116,12 +149,6 @@ class LocalStorage:
         return os.path.join(self.root, path) if path else self.root
 
 
-def _leads_up(link: str) -> bool:
-    """Whether a link leads to a folder that it lies in: following it would never end."""
-    here, target = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
-    return os.path.commonpath([here, target]) == target
-
-
 class RemoteStorage:
     """Any file system of fsspec, by URL."""
 
@@ -137,6 +164,26 @@ class RemoteStorage:
             raise SourceError(f"{root}: cannot be opened: {error}") from None
         self._base = str(base).rstrip("/")
 
+    def reach(self) -> None:
+        failures: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                self._fs.info(self._path(""))
+            except FileNotFoundError:
+                pass  # some have no folders, only names that begin alike
+            except Exception as error:
+                failures.append(error)
+
+        # Clients have timeouts of minutes, and try again. The thread, being a daemon, does not outlive the process.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(_REACH_S)
+        if thread.is_alive():
+            raise SourceError(f"{self.root}: expected a service that answers, found none within {_REACH_S:.0f} s")
+        if failures:
+            raise failures[0]
+
     def list(self, folder: str) -> list[FileInfo]:
         base = self._path(folder)
         prefix = f"{folder}/" if folder else ""
@@ -146,7 +193,8 @@ class RemoteStorage:
             if name == base.rstrip("/"):
                 continue  # object stores list a folder's own marker
             is_folder = info["type"] == "directory"
-            found.append(FileInfo(prefix + name.rsplit("/", 1)[-1], 0 if is_folder else int(info["size"]), is_folder))
+            size_bytes = 0 if is_folder else int(info["size"] or 0)
+            found.append(FileInfo(prefix + name.rsplit("/", 1)[-1], size_bytes, "folder" if is_folder else "file"))
         found.sort(key=lambda info: os.fsencode(info.path))
         return found
 
@@ -174,3 +222,20 @@ class RemoteStorage:
 
     def _path(self, path: str) -> str:
         return f"{self._base}/{path}" if path else self._base or "/"
+
+
+@contextmanager
+def client_errors(storage: Storage, what: str) -> Iterator[None]:
+    """Makes one line of whatever a URL's client library raises; errors of local files, and ours, stay as they are."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        if storage.is_local:
+            raise
+        where = f"{storage.root}/{what}" if what else storage.root
+        raise SourceError(
+            f"{where}: cannot be read: {type(error).__name__}: {one_line(error)}; expected a service that answers, and "
+            "credentials where its client looks for them"
+        ) from None

@@ -1,42 +1,36 @@
 """Where the members of a tar are: read from its headers alone, skipping what they describe. Runs in tasks."""
 
-import io
 import os
+import posixpath
 import tarfile
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import SourceError
-from preprocess.sources.storage import open_storage
-
-
-@dataclass(frozen=True, kw_only=True)
-class TarSection:
-    """Bytes ``[offset, offset + size_bytes)`` of a file, which are a tar: a whole one, or one within another."""
-
-    root: str
-    path: str
-    offset: int
-    size_bytes: int
-    name: str
-    """What errors call it."""
+from preprocess.sources.ledger import NOT_AN_IMAGE, SPECIAL, SYSTEM, Ledger
+from preprocess.sources.listing import NOWHERE
+from preprocess.sources.naming import is_image, is_system_path, printable
+from preprocess.sources.storage import client_errors, open_storage
+from preprocess.sources.tar_reader import TarSection, iterate_members, open_container
 
 
 @dataclass(frozen=True, kw_only=True)
 class TarIndex:
-    """The regular files of a tar, in its order, as columns of length N."""
+    """The files of a tar, in its order, as columns of length N; links are what they lead to."""
 
     section: TarSection
     name_bytes: bytes
     name_ends: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
-    """int64 [N]: of the first byte, in the file that ``section`` is part of."""
+    """int64 [N]: of the first byte, in the file that ``section`` is part of; NOWHERE for a link to nothing."""
     sizes: npt.NDArray[np.int64]
+    ledger: Ledger
+    """Of all members but folders; the files above are found and not yet judged."""
 
     def members(self) -> Iterator[tuple[bytes, int, int]]:
         """Name, first byte and size of each file, in the tar's order."""
@@ -46,67 +40,111 @@ class TarIndex:
             start = end
 
 
+@dataclass
+class _Places:
+    """What is collected while a tar's headers go by."""
+
+    names: bytearray = field(default_factory=bytearray)
+    name_ends: "array[int]" = field(default_factory=lambda: array("q"))
+    offsets: "array[int]" = field(default_factory=lambda: array("q"))
+    sizes: "array[int]" = field(default_factory=lambda: array("q"))
+    number_of: dict[str, int] = field(default_factory=dict)
+    links: dict[int, str] = field(default_factory=dict)
+
+    def add(self, member: tarfile.TarInfo, offset: int) -> None:
+        self.number_of[_plain(member.name)] = len(self.sizes)
+        self.names += os.fsencode(member.name)
+        self.name_ends.append(len(self.names))
+        self.offsets.append(offset)
+        self.sizes.append(member.size)
+
+    def follow_links(self) -> None:
+        """Gives each link the bytes of the file at its end."""
+        for number, target in self.links.items():
+            end = self.number_of.get(target)
+            for _ in range(len(self.links)):
+                if end not in self.links:
+                    break
+                end = self.number_of.get(self.links[end])
+            found = end is not None and end not in self.links
+            self.offsets[number] = self.offsets[end] if found and end is not None else NOWHERE
+            self.sizes[number] = self.sizes[end] if found and end is not None else 0
+
+
 def index_tar(section: TarSection) -> TarIndex:
-    """Lists a tar. Reads 512 bytes a member from local storage. Raises SourceError when it is cut off or no tar."""
-    names = bytearray()
-    name_ends, offsets, sizes = array("q"), array("q"), array("q")
+    """Lists a tar. Reads 512 bytes a member from local storage.
+
+    Raises SourceError when the tar is not whole, or when two of its members share a name: one would be lost, or get the
+    other's label.
+    """
     storage = open_storage(section.root)
-    with storage.open(section.path) as file:
-        for member, _ in iterate_members(file, section):
-            names += os.fsencode(member.name)
-            name_ends.append(len(names))
-            offsets.append(section.offset + member.offset_data)
-            sizes.append(member.size)
+    with client_errors(storage, section.name), open_container(storage, section.path) as file:
+        return index_section(file, section)
+
+
+def index_images(section: TarSection) -> TarIndex:
+    """Lists the images of a tar by their names, and passes its other files over."""
+    return images_of(index_tar(section))
+
+
+def index_section(file: BinaryIO, section: TarSection) -> TarIndex:
+    """``index_tar`` of a tar, perhaps within another, whose file is open."""
+    places, ledger = _Places(), Ledger()
+    seen: dict[str, int] = {}
+    for member in iterate_members(file, section):
+        if member.isdir():
+            continue
+        ledger.find()
+        name, where = _plain(member.name), f"{section.name}/{member.name}"
+        if is_system_path(name):
+            ledger.pass_over(SYSTEM, where)
+            continue
+        if not (member.isreg() or member.islnk() or member.issym()):
+            ledger.pass_over(SPECIAL, where)
+            continue
+        if name in seen:
+            raise SourceError(
+                f"{section.root}/{section.name}: expected each name once, found {printable(name)!r} at byte "
+                f"{seen[name]:,} and at byte {member.offset:,}"
+            )
+        seen[name] = member.offset
+        if member.islnk():
+            places.links[len(places.sizes)] = _plain(member.linkname)
+        elif member.issym():
+            places.links[len(places.sizes)] = _plain(posixpath.join(posixpath.dirname(name), member.linkname))
+        places.add(member, section.offset + member.offset_data)
+    places.follow_links()
     return TarIndex(
         section=section,
-        name_bytes=bytes(names),
-        name_ends=np.array(name_ends, np.int64),
-        offsets=np.array(offsets, np.int64),
-        sizes=np.array(sizes, np.int64),
+        name_bytes=bytes(places.names),
+        name_ends=np.array(places.name_ends, np.int64),
+        offsets=np.array(places.offsets, np.int64),
+        sizes=np.array(places.sizes, np.int64),
+        ledger=ledger,
     )
 
 
-def iterate_members(file: BinaryIO, section: TarSection) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Each regular file of the tar that ``section`` of ``file`` is, with the archive to read it from."""
-    window = io.BufferedReader(_Window(file, section.offset, section.size_bytes), 512)
-    try:
-        with tarfile.open(fileobj=window, mode="r:") as archive:
-            while (member := archive.next()) is not None:
-                # The archive remembers every member: for a million of them that is a gigabyte.
-                archive.members = []  # type: ignore[attr-defined]
-                if member.offset_data + member.size > section.size_bytes:
-                    raise tarfile.ReadError(f"{member.name} goes on past the end")
-                if member.isreg():
-                    yield member, archive
-    except (tarfile.TarError, EOFError) as error:
-        raise SourceError(f"{section.root}/{section.name}: expected a whole tar, found: {error}") from None
+def _plain(name: str) -> str:
+    """One spelling of a member's name: ``./a/b`` is ``a/b``."""
+    return posixpath.normpath(name).lstrip("/")
 
 
-class _Window(io.RawIOBase):
-    """Bytes ``[offset, offset + size_bytes)`` of a file, as a file."""
-
-    def __init__(self, file: BinaryIO, offset: int, size_bytes: int) -> None:
-        self._file, self._offset, self._size_bytes = file, offset, size_bytes
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence]
-        self._position = base + position
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = max(0, min(len(buffer), self._size_bytes - self._position))
-        self._file.seek(self._offset + self._position)
-        content = self._file.read(count)
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
+def images_of(index: TarIndex) -> TarIndex:
+    """Of an index those files that are images by their names; the others are passed over."""
+    names = bytearray()
+    kept, ends = [], []
+    for number, (name, _, _) in enumerate(index.members()):
+        if is_image(os.fsdecode(name)):
+            names += name
+            kept.append(number)
+            ends.append(len(names))
+        else:
+            index.ledger.pass_over(NOT_AN_IMAGE, f"{index.section.name}/".encode() + name)
+    return TarIndex(
+        section=index.section,
+        name_bytes=bytes(names),
+        name_ends=np.array(ends, np.int64),
+        offsets=index.offsets[kept],
+        sizes=index.sizes[kept],
+        ledger=index.ledger,
+    )

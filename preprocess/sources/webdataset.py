@@ -1,23 +1,41 @@
 """WebDataset tars (timm/imagenet-1k-wds): ``*train*.tar`` and ``*val*.tar`` with ``<key>.jpg`` and ``<key>.cls``."""
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import SourceError
-from preprocess.sources.listing import ImageList, ImageListBuilder, Source
-from preprocess.sources.names import class_infos, numbered_classes, read_class_names
-from preprocess.sources.options import MapTasks
-from preprocess.sources.storage import Storage, open_storage
-from preprocess.sources.tar_index import TarSection, index_tar
+from preprocess.sources.ledger import NO_IMAGE, NOT_AN_IMAGE, SECOND_IMAGE, Ledger
+from preprocess.sources.listing import MAX_LABEL, NOWHERE, ImageList, ImageListBuilder, Source
+from preprocess.sources.names import class_infos, read_class_names
+from preprocess.sources.naming import is_image, splits_in
+from preprocess.sources.numbered import numbered_classes
+from preprocess.sources.options import Reading
+from preprocess.sources.shards import account, by_split, find_shards
+from preprocess.sources.storage import Storage, client_errors, open_storage
+from preprocess.sources.tar_index import index_tar
+from preprocess.sources.tar_reader import (
+    GZIP_SUFFIXES,
+    TAR_SUFFIXES,
+    TarSection,
+    is_tar,
+    iterate_members,
+    open_container,
+    whole_tar,
+)
 
 LAYOUT = "webdataset"
 EXPECTED = "*train*.tar (and *val*.tar) with members <key>.jpg and <key>.cls"
-_IMAGE_SUFFIXES = (b"jpg", b"jpeg", b"png", b"webp")
-_LABEL_SUFFIX = b"cls"
+_LABEL_SUFFIX = ".cls"
 _MAX_LABEL_BYTES = 32
+# Members looked at to tell samples from a class's images.
+_LOOKED_AT = 64
+# Of two images of a sample the first of these is the one; bitmaps and GIFs are previews.
+_PREFERRED = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,93 +47,183 @@ class _Samples:
     labels: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
+    ledger: Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """One member of a tar."""
+
+    name: bytes
+    offset: int
+    size: int
+
+    @property
+    def suffix(self) -> str:
+        return os.path.splitext(os.fsdecode(self.name))[1].lower()
+
+    @property
+    def stem(self) -> bytes:
+        return os.path.splitext(self.name)[0]
 
 
 def detect(storage: Storage) -> bool:
-    """Whether there are tars called after a split."""
-    return "train" in _split_tars(storage)
+    """Whether there are tars called after a split, or tars of samples with labels."""
+    tars = find_shards(storage, is_tar)
+    named = [path for path in tars if splits_in(path.rsplit("/", 1)[-1]) & {"train", "val"}]
+    return bool(named) or (bool(tars) and _holds_labels(storage, tars[0]))
 
 
-def read(storage: Storage, map_tasks: MapTasks) -> Source:
-    """Indexes the tars, one in each task. Raises SourceError, for a sample without image or label among others."""
-    tars = _split_tars(storage)
+def _holds_labels(storage: Storage, path: str) -> bool:
+    """Whether one of a tar's first members is a label; not in one that is damaged before that."""
+    try:
+        with client_errors(storage, path), open_container(storage, path) as file:
+            some = itertools.islice(iterate_members(file, whole_tar(storage, path)), _LOOKED_AT)
+            return any(member.name.lower().endswith(_LABEL_SUFFIX) for member in some)
+    except SourceError:
+        return False
+
+
+def read(reading: Reading) -> Source:
+    """Indexes the tars, one in each task. Raises SourceError, for a sample without label among others."""
+    storage, ledger = reading.storage, reading.ledger
+    tars = by_split(storage.root, find_shards(storage, is_tar))
     if "train" not in tars:
         raise SourceError(f"{storage.root}: expected {EXPECTED}, found no training tars")
+    used = {split: paths for split, paths in tars.items() if split in ("train", "val")}
+    _check_twice(storage.root, [path for paths in used.values() for path in paths])
+    names = read_class_names(storage, ledger)
+    account(storage, ledger, itertools.chain(*used.values()))
     found: dict[str, _Samples] = {}
-    for samples in map_tasks(_index_samples, [section for sections in tars.values() for section in sections]):
+    sections = [whole_tar(storage, path) for paths in used.values() for path in paths]
+    for samples in reading.map_tasks(_index_samples, sections):
         found[samples.path] = samples
-    splits = {split: _build([found[section.path] for section in sections]) for split, sections in tars.items()}
+        ledger.add(samples.ledger)
+    splits = {str(split): _build([found[path] for path in paths]) for split, paths in used.items()}
     class_ids = numbered_classes(splits, storage.root)
     return Source(
         layout=LAYOUT,
         root=storage.root,
-        classes=class_infos(class_ids, read_class_names(storage)),
+        classes=class_infos(class_ids, names),
         splits=splits,
     )
 
 
-def _split_tars(storage: Storage) -> dict[str, list[TarSection]]:
-    """The tars of each split, by name."""
-    tars: dict[str, list[TarSection]] = {"train": [], "val": []}
-    for info in storage.list(""):
-        if info.is_folder or not info.path.endswith(".tar"):
-            continue
-        for split, sections in tars.items():
-            if split in info.path:
-                section = TarSection(
-                    root=storage.root, path=info.path, offset=0, size_bytes=info.size_bytes, name=info.path
-                )
-                sections.append(section)
-    return {split: sections for split, sections in tars.items() if sections}
+def _check_twice(root: str, paths: Sequence[str]) -> None:
+    """A tar and the same one gzipped would give each image twice."""
+    stems: dict[str, str] = {}
+    for path in paths:
+        stem = next(path[: -len(suffix)] for suffix in TAR_SUFFIXES if path.lower().endswith(suffix))
+        if stem in stems:
+            raise SourceError(f"{root}: expected each tar once, found {stems[stem]} and {path}")
+        stems[stem] = path
 
 
 def _index_samples(section: TarSection) -> _Samples:
     """Pairs each image with its label, wherever in the tar the two are. Runs in a task."""
     index = index_tar(section)
-    images: dict[bytes, tuple[bytes, int, int]] = {}
-    label_places: dict[bytes, tuple[int, int]] = {}
+    ledger = index.ledger
+    images: list[_Place] = []
+    labels: dict[bytes, _Place] = {}
     for name, offset, size in index.members():
-        folder, slash, file = name.rpartition(b"/")
-        key, _, suffix = file.partition(b".")
-        if suffix.lower() in _IMAGE_SUFFIXES:
-            images.setdefault(folder + slash + key, (name, offset, size))
-        elif suffix.lower() == _LABEL_SUFFIX:
-            label_places[folder + slash + key] = (offset, size)
-    labels = _read_labels(section, images, label_places)
+        place = _Place(name=name, offset=offset, size=size)
+        if is_image(os.fsdecode(name)):
+            images.append(place)
+        elif place.suffix == _LABEL_SUFFIX:
+            other = labels.setdefault(place.stem, place)
+            if other is not place:
+                raise SourceError(
+                    f"{_where(section, place)}: expected one label, found {_shown(other)} and {_shown(place)}"
+                )
+        else:
+            ledger.pass_over(NOT_AN_IMAGE, _name_in(section, place))
+    pairs = _pair(section, images, labels)
+    for image in images:
+        if image not in pairs:
+            ledger.pass_over(SECOND_IMAGE, _name_in(section, image))
+    used = set(pairs.values())
+    for label in labels.values():
+        if label not in used:
+            ledger.pass_over(NO_IMAGE, _name_in(section, label))
+    ledger.read(len(used))
+    number_of = _read_labels(section, used)
+    chosen = [image for image in images if image in pairs]
     return _Samples(
         path=section.path,
-        names=[name for name, _, _ in images.values()],
-        labels=np.array(labels, np.int32),
-        offsets=np.array([offset for _, offset, _ in images.values()], np.int64),
-        sizes=np.array([size for _, _, size in images.values()], np.int64),
+        names=[image.name for image in chosen],
+        labels=np.array([number_of[pairs[image]] for image in chosen], np.int32),
+        offsets=np.array([image.offset for image in chosen], np.int64),
+        sizes=np.array([image.size for image in chosen], np.int64),
+        ledger=ledger,
     )
 
 
-def _read_labels(
-    section: TarSection,
-    keys: Sequence[bytes] | dict[bytes, tuple[bytes, int, int]],
-    places: dict[bytes, tuple[int, int]],
-) -> list[int]:
+def _pair(section: TarSection, images: Sequence[_Place], labels: Mapping[bytes, _Place]) -> dict[_Place, _Place]:
+    """The label of each image that is a sample's one. Raises SourceError for a sample that has none.
+
+    ``a.b.jpg`` goes with ``a.b.cls``; where there is none it is an image of the sample ``a``, whose own is ``a.jpg``.
+    """
+    best: dict[bytes, _Place] = {}
+    for image in images:
+        other = best.setdefault(image.stem, image)
+        if image.suffix in _PREFERRED and other.suffix not in _PREFERRED:
+            best[image.stem] = image
+    pairs: dict[_Place, _Place] = {}
+    own = {stem for stem in best if stem in labels or stem == _short(stem)}
+    for stem, image in best.items():
+        sample = stem if stem in own else _short(stem)
+        if sample not in labels:
+            raise SourceError(f"{_where(section, image)}: expected a label in {sample + b'.cls'!r}, found none")
+        if stem in own:
+            pairs[image] = labels[sample]
+        elif sample not in own:
+            pairs[image] = labels[sample]
+            own.add(sample)
+    return pairs
+
+
+def _short(stem: bytes) -> bytes:
+    """The key by WebDataset's own rule: up to the first dot of the file's name."""
+    folder, slash, name = stem.rpartition(b"/")
+    return folder + slash + name.partition(b".")[0]
+
+
+def _where(section: TarSection, place: _Place) -> str:
+    return f"{section.root}/{section.path}: sample {place.stem!r}"
+
+
+def _shown(place: _Place) -> str:
+    return f"{place.name!r} at byte {place.offset:,}"
+
+
+def _name_in(section: TarSection, place: _Place) -> bytes:
+    return f"{section.path}/".encode() + place.name
+
+
+def _read_labels(section: TarSection, places: Iterable[_Place]) -> dict[_Place, int]:
     storage = open_storage(section.root)
-    labels = []
-    with storage.open(section.path) as file:
-        for key in keys:
-            where = f"{section.root}/{section.path}: sample {key!r}"
-            if key not in places:
-                raise SourceError(f"{where}: expected a label in {key!r}.cls, found none")
-            offset, size = places[key]
-            file.seek(offset)
-            text = file.read(min(size, _MAX_LABEL_BYTES)).strip()
-            if not text.isdigit():
-                raise SourceError(f"{where}: expected a whole number as label, found {text!r}")
-            labels.append(int(text))
+    labels = {}
+    with client_errors(storage, section.path), open_container(storage, section.path) as file:
+        for place in sorted(places, key=lambda place: place.offset):
+            if place.offset == NOWHERE:
+                raise SourceError(f"{_where(section, place)}: expected a label, found a link to nothing")
+            file.seek(place.offset)
+            text = file.read(min(place.size, _MAX_LABEL_BYTES + 1)).strip()
+            if not text.isdigit() or len(text) > _MAX_LABEL_BYTES or int(text) > MAX_LABEL:
+                raise SourceError(
+                    f"{_where(section, place)}: expected a whole number as label, up to {MAX_LABEL:,}, found {text!r}"
+                )
+            labels[place] = int(text)
     return labels
 
 
 def _build(tars: list[_Samples]) -> ImageList:
-    builder = ImageListBuilder("range")
+    zipped = any(samples.path.lower().endswith(GZIP_SUFFIXES) for samples in tars)
+    builder = ImageListBuilder("stream" if zipped else "range")
     for samples in tars:
         builder.begin_container(samples.path)
+        if zipped and len(tars) > 1:
+            builder.begin_group()
         prefix = f"{samples.path}/".encode()
         columns = zip(samples.names, samples.labels, samples.offsets, samples.sizes, strict=True)
         for name, label, offset, size in columns:

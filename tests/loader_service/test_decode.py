@@ -32,22 +32,22 @@ def test_every_colour_is_as_the_plain_conversion_has_it() -> None:
 
 
 @st.composite
-def _windows(draw: st.DrawFn) -> tuple[int, int, int, int]:
-    """An even side, and a window in it: side, top, left, size."""
+def _windows(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
+    """An even side, and a window in it: side, top, left, height, width."""
     side = 2 * draw(st.integers(4, 160))
-    size = draw(st.integers(1, side))
-    return side, draw(st.integers(0, side - size)), draw(st.integers(0, side - size)), size
+    height, width = draw(st.integers(1, side)), draw(st.integers(1, side))
+    return side, draw(st.integers(0, side - height)), draw(st.integers(0, side - width)), height, width
 
 
 @given(_windows())
-@example((256, 17, 31, 224))
-@example((200, 1, 1, 64))  # as wide as the columns that are converted at once, and one pixel off them
-@example((200, 71, 71, 128))
-def test_a_window_is_that_part_of_the_whole(window: tuple[int, int, int, int]) -> None:
-    side, top, left, size = window
+@example((256, 17, 31, 224, 224))
+@example((200, 1, 1, 64, 64))  # as wide as the columns that are converted at once, and one pixel off them
+@example((200, 71, 71, 128, 128))
+def test_a_window_is_that_part_of_the_whole(window: tuple[int, int, int, int, int]) -> None:
+    side, top, left, height, width = window
     planes = _noise(side)
-    found = Decoder(ImageSpec(encoding="yuv420", side=side)).decode_window(memoryview(planes), top, left, size)
-    np.testing.assert_array_equal(found, yuv420_to_rgb(planes, side)[top : top + size, left : left + size])
+    found = Decoder(ImageSpec(encoding="yuv420", side=side)).decode_window(memoryview(planes), top, left, height, width)
+    np.testing.assert_array_equal(found, yuv420_to_rgb(planes, side)[top : top + height, left : left + width])
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "yuv420", "raw"])
@@ -59,7 +59,7 @@ def test_windows_of_one_decoder_do_not_disturb_each_other(encoding: Encoding) ->
     decoder = Decoder(spec)
     for number, top, left, size in ((0, 3, 5, 41), (1, 0, 0, 64), (2, 20, 33, 8), (0, 0, 1, 63), (1, 63, 63, 1)):
         expected = whole[number][top : top + size, left : left + size]
-        np.testing.assert_array_equal(decoder.decode_window(images[number], top, left, size), expected)
+        np.testing.assert_array_equal(decoder.decode_window(images[number], top, left, size, size), expected)
 
 
 @pytest.mark.parametrize("mirror", [False, True])

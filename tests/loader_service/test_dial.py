@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from loader_service.client.http2.calls import CallError, StreamConnection
+from loader_service.client.http2.calls import StreamConnection
 from loader_service.client.http2.dial import Halt, connect
+from loader_service.client.http2.status import CallError
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def hanging(real: Callable[..., object], asked: threading.Event, answered: threa
     def look_up(host: str, *arguments: object, **options: object) -> object:
         if host.endswith(".test") and not options.get("flags"):
             asked.set()
-            answered.wait(30)
+            answered.wait(60)
         return real(host, *arguments, **options)
 
     return look_up

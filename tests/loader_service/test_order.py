@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loader_service.pipeline.order import epoch_order
@@ -23,7 +23,6 @@ def test_golden() -> None:
 
 
 @given(st.integers(0, 300), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_is_a_permutation(num_images: int, seed: int, epoch: int) -> None:
     assert sorted(epoch_order(num_images, seed, epoch).tolist()) == list(range(num_images))
 

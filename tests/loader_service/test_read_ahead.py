@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from loader_service.client import LoaderClient, StreamSpec
-from loader_service.commands.memory import available_bytes, expectation
+from loader_service.commands.memory import expectation
 from loader_service.pipeline import read_ahead
 from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.order import epoch_order
@@ -195,24 +195,6 @@ def test_a_slow_disk_is_said(
         planner.close()
     assert "the disk is too slow" in caplog.records[0].getMessage()
     assert len(caplog.records) == 1
-
-
-def test_memory_is_what_the_machine_and_its_control_groups_leave(tmp_path: Path) -> None:
-    def write(path: str, text: str) -> None:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-
-    write("proc/meminfo", "MemTotal:       100 kB\nMemAvailable:      80 kB\n")
-    write("proc/self/cgroup", "4:memory:/jobs/one\n3:cpu:/\n0::/unified\n")
-    assert available_bytes(tmp_path) == 80 * 1024
-    write("sys/fs/cgroup/memory/jobs/one/memory.limit_in_bytes", "70000\n")
-    assert available_bytes(tmp_path) == 70000
-    write("sys/fs/cgroup/memory/jobs/memory.limit_in_bytes", "60000\n")
-    assert available_bytes(tmp_path) == 60000
-    write("sys/fs/cgroup/unified/memory.max", "max\n")
-    assert available_bytes(tmp_path) == 60000
-    write("sys/fs/cgroup/memory.max", "50000\n")
-    assert available_bytes(tmp_path) == 50000
 
 
 def _missed(share: float, num_images: int = 20_000) -> float:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not is_supported(), reason="shared memory needs 
 def test_a_stream_whose_session_ends_does_not_end_with_ok(tiny_store: Path) -> None:
     with serving(tiny_store) as target, grpc.insecure_channel(target) as channel:
         stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
-        description = stub.Describe(pb.DescribeRequest(), timeout=20)
+        description = stub.Describe(pb.DescribeRequest(), timeout=60)
         request = request_of(description, split="train", view=pb.VIEW_CENTRE, batch_size=1, last_step=64)
         with SharedMemorySession(description.shared_memory_socket) as session:
             stream = stub.StreamBatches(request, timeout=60, metadata=(("shared-memory-session", session.token),))
@@ -35,6 +35,19 @@ def test_a_stream_whose_session_ends_does_not_end_with_ok(tiny_store: Path) -> N
             list(stream)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert "session has ended" in str(caught.value.details())
+
+
+def test_a_service_that_does_not_know_a_session_sends_pixels(tiny_store: Path) -> None:
+    """Behind a balancer the session may be another replica's, and one that has ended is nobody's."""
+    with serving(tiny_store) as target, grpc.insecure_channel(target) as channel:
+        stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
+        description = stub.Describe(pb.DescribeRequest(), timeout=20)
+        request = request_of(description, split="train", view=pb.VIEW_CENTRE, batch_size=10, last_step=10)
+        with SharedMemorySession(description.shared_memory_socket) as session:
+            ended = session.token
+        for token in (ended, "f" * 32, "no token"):
+            answer = list(stub.StreamBatches(request, timeout=60, metadata=(("shared-memory-session", token),)))
+            assert [(part.slot, len(part.images)) for part in answer] == [(0, 10 * 56 * 56 * 3)] * 10
 
 
 def memory_files() -> int:
@@ -81,4 +94,4 @@ def test_out_of_descriptors() -> None:
         SharedMemorySession(server.name).close()
         server.close()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=100)

@@ -9,6 +9,7 @@ import textwrap
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from loader_service.client import (
@@ -21,7 +22,7 @@ from loader_service.client import (
     View,
 )
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
-from loader_service.commands.digest import epoch_digest
+from loader_service.commands.digest import StreamDigest, epoch_digest
 from loader_service.pipeline.slots import SlotPool
 from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from tests.processes import LoaderProcess, loader_processes
@@ -76,8 +77,6 @@ def test_server_is_killed(store: Path) -> None:
         options = ClientOptions(transport="shm", stall_timeout_s=1.0)
         spec = StreamSpec(batch_size=32, drop_last=False)
         with LoaderClient(targets, options) as client, client.stream(spec, epoch=1) as stream:
-            from loader_service.commands.digest import StreamDigest
-
             found = StreamDigest()
             for number, batch in enumerate(stream):
                 found.add(batch)
@@ -133,7 +132,7 @@ def test_server_stops_though_a_client_stalls(store: Path) -> None:
             client.stdout.readline()
             client.send_signal(signal.SIGSTOP)
             replicas[0].send(signal.SIGTERM)
-            assert replicas[0].wait(30) == 0
+            assert replicas[0].wait(60) == 0
             client.kill()
 
 
@@ -202,3 +201,53 @@ def test_digest_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert len(found) == 1
     finally:
         replica.end()
+
+
+def test_batches_that_are_slots(store: Path) -> None:
+    """Without a copy: the same bytes, which stay what they are for as long as anyone has them, though the service goes
+    on, and ends; and the service has the slots back that nobody refers to any more."""
+    spec = StreamSpec(batch_size=32, drop_last=False)
+    before = memory_files(os.getpid())
+    options = ClientOptions(transport="shm", copy=False)
+    with loader_processes(store, 1) as replicas:
+        expected = digest([replicas[0].target], "grpc", spec)
+        with LoaderClient([replicas[0].target], options) as client:
+            with client.stream(spec, epoch=1) as stream:
+                held = [next(stream) for _ in range(30)]  # more than there are slots
+                is_lent = [not batch.images.flags.writeable for batch in held]
+                assert any(is_lent), "some are slots"
+                assert not all(is_lent), "and some were copied, or the service could not have gone on"
+                rest = list(stream)
+        replicas[0].send(signal.SIGKILL)
+        replicas[0].wait()
+        found = StreamDigest()
+        for batch in [*held, *rest]:
+            found.add(batch)
+        assert found.hexdigest() == expected
+        lent = next(batch.images for batch in held if not batch.images.flags.writeable)
+        with pytest.raises(ValueError, match="read-only"):
+            lent[:] = 0
+    del held, rest, batch, lent
+    wait_until(lambda: memory_files(os.getpid()) <= before, "this process to have unmapped everything")
+
+
+def test_slots_that_are_dropped_are_used_again(store: Path) -> None:
+    """A consumer that keeps nothing has every batch of four epochs without a copy."""
+    options = ClientOptions(transport="shm", copy=False, prefetch_steps=2, streams_per_replica=1, lease_steps=1)
+    with (
+        loader_processes(store, 1, "--threads", "4") as replicas,
+        LoaderClient([replicas[0].target], options) as client,
+    ):
+        with client.stream(StreamSpec(batch_size=32), num_epochs=4) as stream:
+            assert sum(not batch.images.flags.writeable for batch in stream) == 4 * 37
+
+
+@pytest.mark.parametrize("reason", ["a step is several messages", "the caller allocates"])
+def test_when_images_are_copied_all_the_same(store: Path, reason: str) -> None:
+    options = ClientOptions(transport="shm", copy=False)
+    message_bytes = "100KB" if reason == "a step is several messages" else "4.9MB"
+    allocate = np.empty if reason == "the caller allocates" else None
+    with loader_processes(store, 1, "--message-bytes", message_bytes) as replicas:
+        with LoaderClient([replicas[0].target], options) as client:
+            with client.stream(StreamSpec(batch_size=32), allocate=allocate) as stream:
+                assert all(batch.images.flags.writeable for batch in stream)

@@ -21,6 +21,7 @@ import pytest
 
 from loader_service.client import ClientOptions, DataLossError, LoaderClient, ServiceUnavailableError, StreamSpec
 from loader_service.client.discovery import Discovery
+from loader_service.client.window import USUAL_STEPS
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
 from preprocess.store import Store
@@ -94,7 +95,7 @@ def test_a_client_that_was_stopped(tiny_store: Path) -> None:
                 client.send_signal(signal.SIGCONT)
                 time.sleep(0.5)
                 relay.is_open.set()
-                _, complaint = client.communicate(timeout=60)
+                _, complaint = client.communicate(timeout=100)
                 assert client.returncode == 0, complaint
             finally:
                 client.kill()
@@ -134,10 +135,10 @@ def test_a_name_service_that_fails(tiny_store: Path, monkeypatch: pytest.MonkeyP
             with client.stream(SPEC, num_epochs=None) as stream:
                 next(stream)
                 is_failing.set()
-                assert is_asked.wait(20)
+                assert is_asked.wait(60)
                 time.sleep(0.5)
                 relay.forget_connections()
-                for _ in range(2 * options.prefetch_steps):
+                for _ in range(2 * USUAL_STEPS):
                     next(stream)
             assert threads_of(f"loader-{relay.target}") == []
             is_over.set()
@@ -158,7 +159,7 @@ def test_addresses_that_are_gone_are_forgotten(tiny_store: Path, monkeypatch: py
                     wait_until(lambda: len(threads_of("loader-127")) == 4, "two addresses are left")
                 current.clear()  # the name service has nothing: no reason to give up what answers
                 time.sleep(0.7)
-                for _ in range(3 * options.prefetch_steps):
+                for _ in range(3 * USUAL_STEPS):
                     next(stream)
                 assert len(threads_of("loader-127.0.0.1:")) == 2
 
@@ -196,7 +197,7 @@ def test_no_more_threads(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> N
             next(stream)
             wait_until(lambda: len(threads_of(f"loader-{target}")) == 2, "the second worker")
             assert refusals == []
-            for _ in range(2 * options.prefetch_steps):
+            for _ in range(2 * USUAL_STEPS):
                 next(stream)
 
 
@@ -233,7 +234,7 @@ def test_damage_is_booked_where_it_is(tmp_path: Path) -> None:
     def is_damaged_there(step: int, num_steps: int) -> bool:
         if not chosen and num_steps == 2:
             chosen.append(step)
-            assert is_repeated.wait(30)
+            assert is_repeated.wait(60)
             time.sleep(0.3)  # until the client has it from the other
         return step in chosen
 

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from loader_service.torch_adapter import RemoteLoader
+from loader_service.client import LoaderClient, PixelFormat, View
+from loader_service.torch_adapter import Finish, RemoteLoader
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,6 +130,46 @@ def test_one_of_rank_and_world_size_says_nothing(loader_target: str, monkeypatch
     assert RemoteLoader(loader_target, rank=1, world_size=4).spec.slice == (128, 256)
 
 
+@pytest.mark.parametrize(("split", "view", "crop_size"), [("train", "train", None), ("val", "ten_crop", 40)])
+def test_finished_here_is_finished_there(loader_target: str, split: str, view: View, crop_size: int | None) -> None:
+    """The same bits and the same layout, whoever subtracts the mean; and of what is sent, a quarter of the bytes."""
+
+    def loader(pixel_format: PixelFormat | None) -> RemoteLoader:
+        return RemoteLoader(
+            loader_target, split=split, view=view, crop_size=crop_size, batch_size=16, seed=5, pixel_format=pixel_format
+        )
+
+    here, there = loader(None), loader("float32")
+    batches, expected = epoch_of(here), epoch_of(there)
+    assert_same(batches, expected)
+    assert [images.stride() for images, _ in batches] == [images.stride() for images, _ in expected]
+    assert here.spec.step_bytes(64) * 4 == there.spec.step_bytes(64)
+    here.load_state_dict(there.state_dict())
+
+
+def test_finish_for_those_who_take_uint8(loader_target: str) -> None:
+    """The module compiles into one graph, and gives the loader's own values."""
+    loader = RemoteLoader(loader_target, batch_size=16, seed=5)
+    with LoaderClient([loader_target]) as client, client.stream(loader.spec) as stream:
+        finish = Finish(client.describe().mean_image, 56)
+        compiled = torch.compile(finish, backend="eager", fullgraph=True)
+        for batch, (expected, _) in zip(stream, loader, strict=True):
+            images = torch.from_numpy(batch.images).movedim(-1, -3)
+            assert torch.equal(finish(images, torch.from_numpy(batch.colour_shifts)), expected)
+            assert torch.equal(compiled(images, torch.from_numpy(batch.colour_shifts)), expected)
+    assert finish.state_dict() == {}, "nothing to be saved with a network that has it as its first layer"
+
+
+def test_device(loader_target: str) -> None:
+    """Images and labels come to the device that was named, in whatever form. The meta device has no values, and every
+    operation that took a tensor of another device would fail there."""
+    for pixel_format in (None, *get_args(PixelFormat)):
+        images, labels = next(
+            iter(RemoteLoader(loader_target, batch_size=16, device="meta", pixel_format=pixel_format))
+        )
+        assert images.device.type == labels.device.type == "meta"
+
+
 def test_ranks_share_the_global_batch(loader_target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = epoch_of(RemoteLoader(loader_target, batch_size=16))
     halves = []
@@ -154,7 +195,7 @@ def test_example_trains(loader_target: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert result.returncode == 0, result.stderr

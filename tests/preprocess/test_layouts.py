@@ -9,7 +9,8 @@ import pytest
 
 from preprocess.__main__ import main
 from preprocess.errors import SourceError
-from preprocess.job.shard import ShardWork, decoder_versions, make_shard
+from preprocess.images.decode import decoder_versions
+from preprocess.job.shard import ShardWork, make_shard
 from preprocess.sources import SourceOptions, read_source, reading
 from preprocess.sources.storage import LocalStorage
 from preprocess.store import ImageSpec, Store

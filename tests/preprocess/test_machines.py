@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from preprocess.errors import PreprocessError
+from preprocess.images.decode import decoder_versions
 from preprocess.job.cluster import Cluster
-from preprocess.job.shard import ShardWork, decoder_versions, make_shard
+from preprocess.job.shard import ShardWork, make_shard
 from preprocess.sources import SourceOptions, read_source
 from preprocess.store import ImageSpec
 

@@ -4,16 +4,16 @@ grpcio receives a message in many small pieces, makes a bytes object of each, ga
 that into one more bytes object: three copies, into fresh memory, that cost more than the kernel's own work (figures:
 docs/performance.md). Here the payload of a DATA frame goes from the socket into a buffer that is kept for the next
 message. This is only as much of HTTP/2 (RFC 9113) and of gRPC over it (grpc/doc/PROTOCOL-HTTP2.md) as such calls need:
-one call at a time on a connection, requests that fit one frame, no compression. All else goes through grpcio.
+one call at a time on a connection, one message in a request, no compression.
 """
 
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Self
-from urllib.parse import unquote
+from typing import Self
 
 import grpc
 
@@ -24,34 +24,21 @@ from loader_service.client.http2.frames import (
     GOAWAY,
     HEADERS,
     LARGEST_WINDOW,
+    NO_ERROR,
     PADDED,
+    REFUSED_STREAM,
     RST_STREAM,
     Frames,
     ProtocolError,
 )
+from loader_service.client.http2.message import IncomingMessage
+from loader_service.client.http2.status import ANOTHER_WAY, CallError, check_headers, check_trailers, names_a_proxy
 
 _MAX_MESSAGE_BYTES = 2**30
-_HEAD_BYTES = 4096
-"""Read of each message first: enough for all but the pixels of a hundred images."""
+_MAX_REFUSALS, _REFUSAL_PAUSE_S = 6, 0.01
+"""How often a call that the server has not begun is made again, and the first pause; each is twice the one before."""
 _PREFIX = struct.Struct(">BI")
 """Before a gRPC message: whether it is compressed, and its length."""
-
-
-class CallError(grpc.RpcError):
-    """How a call failed, in grpcio's terms."""
-
-    def __init__(self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str], ...] = ()) -> None:
-        super().__init__(details)
-        self._code, self._details, self._trailers = code, details, trailers
-
-    def code(self) -> grpc.StatusCode:
-        return self._code
-
-    def details(self) -> str:
-        return self._details
-
-    def trailing_metadata(self) -> Any:
-        return self._trailers
 
 
 class StreamConnection:
@@ -88,6 +75,31 @@ class StreamConnection:
         self._last = StreamCall(start, self._buffer_of)
         return self._last
 
+    def ask(self, path: str, request: bytes, metadata: Sequence[tuple[str, str]], timeout_s: float) -> bytes:
+        """The one message that answers ``request``. Raises CallError, at the latest after ``timeout_s`` seconds."""
+        call = self.call(path, request, metadata)
+        timer = threading.Timer(timeout_s, call.cancel)
+        timer.daemon = True
+        try:
+            timer.start()
+            answer = [bytes(message.read()) for message in call]
+        except RuntimeError as error:  # no more threads now
+            raise CallError(grpc.StatusCode.UNAVAILABLE, str(error)) from None
+        except CallError as error:
+            if error.code() is not grpc.StatusCode.CANCELLED:
+                raise
+            raise CallError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} s") from None
+        finally:
+            timer.cancel()
+        if len(answer) != 1:
+            raise CallError(grpc.StatusCode.UNAVAILABLE, f"expected one message, found {len(answer)}")
+        return answer[0]
+
+    def cancel(self) -> None:
+        """Breaks a call that is under way off, from any thread."""
+        if (call := self._last) is not None:
+            call.cancel()
+
     def close(self) -> None:
         """Closes the connection; a call under way is broken off."""
         if self._frames is not None:
@@ -110,60 +122,14 @@ class StreamConnection:
             self.close()
             if halt.is_set:
                 raise CallError(grpc.StatusCode.CANCELLED, "cancelled by the client") from None
-            raise CallError(grpc.StatusCode.UNAVAILABLE, f"cannot connect: {error}") from None
+            advice = f"; {ANOTHER_WAY}" if isinstance(error, ProtocolError) or names_a_proxy() else ""
+            raise CallError(grpc.StatusCode.UNAVAILABLE, f"cannot connect: {error}{advice}") from None
 
     def _buffer_of(self, size: int) -> memoryview:
         """The buffer's first ``size`` bytes; a larger one replaces it."""
         if len(self._buffer) < size:
             self._buffer = memoryview(bytearray(size))
         return self._buffer[:size]
-
-
-class IncomingMessage:
-    """A message whose first bytes have come; the rest goes where its reader wants it. Valid until the next one."""
-
-    def __init__(self, size: int, buffer_of: Callable[[int], memoryview], fill: Callable[[memoryview], None]) -> None:
-        self._buffer_of, self._fill = buffer_of, fill
-        self.size = size
-        """Bytes of the whole message."""
-        self.head = memoryview(b"")
-        """Those that have been read."""
-        self._num_unread = size
-        self._extend(_HEAD_BYTES)
-
-    def read_more(self) -> None:
-        """Makes the head longer. Raises ValueError when it is the whole message already; and like the call."""
-        if not self._num_unread:
-            raise ValueError(f"expected more than the message's {self.size} bytes")
-        self._extend(2 * len(self.head))
-
-    def read(self) -> memoryview:
-        """The whole message. Raises like iterating over the call."""
-        self._extend(self.size)
-        return self.head
-
-    def read_into(self, view: memoryview, begin: int) -> None:
-        """The message from byte ``begin`` of its head to its end, into ``view``. Raises ValueError when that has
-        another size; and like iterating over the call."""
-        if begin + len(view) != self.size:
-            raise ValueError(f"expected {len(view)} bytes from byte {begin}, found {self.size - begin}")
-        num_in_head = min(len(self.head) - begin, len(view))
-        view[:num_in_head] = self.head[begin : begin + num_in_head]
-        self._num_unread = 0
-        self._fill(view[num_in_head:])
-
-    def skip(self) -> None:
-        """Reads what has not been read. Raises like iterating over the call."""
-        if self._num_unread:
-            self._extend(self.size)
-
-    def _extend(self, size: int) -> None:
-        size, before = min(size, self.size), self.head
-        self.head = self._buffer_of(size)
-        if len(before) and self.head.obj is not before.obj:
-            self.head[: len(before)] = before
-        self._num_unread = self.size - size
-        self._fill(self.head[len(before) :])
 
 
 class StreamCall:
@@ -179,7 +145,10 @@ class StreamCall:
         """0: not started."""
         self._message: IncomingMessage | None = None
         self._left = self._padding = 0
+        self._has_begun = False
+        """Whether the answer's headers have come."""
         self._is_past_data = False
+        self._num_refusals = 0
         self._halt = Halt()
         self._ending = threading.Lock()
         self.num_received = 0
@@ -256,31 +225,38 @@ class StreamCall:
                     return True
             elif frame.kind == HEADERS:
                 headers = self._frames.headers(frame)
-                if frame.flags & END_STREAM:
+                is_last = bool(frame.flags & END_STREAM)
+                if not self._has_begun:
+                    if headers.get(":status", "").startswith("1") and not is_last:
+                        continue  # an interim answer
+                    check_headers(headers)
+                    self._has_begun = True
+                if is_last:
+                    self._frames.end_request()
                     with self._ending:
                         self.is_complete = True
-                    _check_status(headers)
+                    check_trailers(headers)
                     return False
-                if headers.get(":status") != "200":
-                    raise CallError(grpc.StatusCode.UNAVAILABLE, f"HTTP status {headers.get(':status')}")
             elif frame.kind == RST_STREAM and frame.stream == self._stream:
                 (code,) = self._frames.numbers(frame, 1)
-                raise CallError(grpc.StatusCode.UNAVAILABLE, f"the server broke the call off (HTTP/2 error {code})")
+                if code != REFUSED_STREAM or self._has_begun or not self._begin_again():
+                    raise CallError(grpc.StatusCode.UNAVAILABLE, f"the server broke the call off (HTTP/2 error {code})")
             elif frame.kind == GOAWAY:
                 last, code = self._frames.numbers(frame, 2)
-                if self._stream > last & LARGEST_WINDOW:
+                is_left_out = self._stream > last & LARGEST_WINDOW
+                if is_left_out and (code != NO_ERROR or not self._begin_again()):
                     raise CallError(
                         grpc.StatusCode.UNAVAILABLE, f"the server takes no more calls (HTTP/2 error {code})"
                     )
             else:
                 self._frames.handle(frame)
 
-
-def _check_status(trailers: dict[str, str]) -> None:
-    """Raises CallError unless a call's trailers say that it ended well."""
-    number = trailers.get("grpc-status", "")
-    if number == "0":
-        return
-    codes = {str(code.value[0]): code for code in grpc.StatusCode}
-    details = unquote(trailers.get("grpc-message", ""))
-    raise CallError(codes.get(number, grpc.StatusCode.UNKNOWN), details, tuple(trailers.items()))
+    def _begin_again(self) -> bool:
+        """Makes a call anew of which the server has said that it has not begun it; False when it says so again and
+        again. Raises CallError."""
+        self._num_refusals += 1
+        if self._num_refusals > _MAX_REFUSALS:
+            return False
+        time.sleep(_REFUSAL_PAUSE_S * 2 ** (self._num_refusals - 1))
+        self._frames, self._stream = self._start(self._halt)
+        return True

@@ -42,7 +42,7 @@ def connect(target: str, halt: Halt, *, tls: ssl.SSLContext | None, server_name:
     if target.startswith("unix:"):
         return _connect_to(socket.AF_UNIX, target.removeprefix("unix:").removeprefix("//"), halt, tls, server_name)
     host, _, port = target.rpartition(":")
-    found = _look_up(host.strip("[]"), int(port), halt)
+    found = look_up(host.strip("[]"), int(port), halt)
     for number, (family, _, _, _, address) in enumerate(found, 1):
         try:
             return _connect_to(family, address, halt, tls, server_name)
@@ -71,7 +71,7 @@ def _connect_to(family: int, address: Any, halt: Halt, tls: ssl.SSLContext | Non
             connection = tls.wrap_socket(connection, server_hostname=server_name, do_handshake_on_connect=False)
             secured = connection
             halt.guard(lambda: shut_down(secured))
-            secured.do_handshake()
+            _shake_hands(secured)
         connection.settimeout(None)
         return connection
     except BaseException:
@@ -79,7 +79,22 @@ def _connect_to(family: int, address: Any, halt: Halt, tls: ssl.SSLContext | Non
         raise
 
 
-def _look_up(host: str, port: int, halt: Halt) -> list[Any]:
+def _shake_hands(connection: ssl.SSLSocket) -> None:
+    """Raises ssl.SSLError, in words for what is usual."""
+    try:
+        connection.do_handshake()
+    except ssl.SSLCertVerificationError:
+        raise
+    except ssl.SSLError as error:
+        if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
+            raise ssl.SSLError(f"the service speaks clear text: no --tls-ca ({error.reason})") from None
+        raise
+    if connection.selected_alpn_protocol() != "h2":
+        found = connection.selected_alpn_protocol() or "none"
+        raise ssl.SSLError(f"expected a service that speaks HTTP/2 over TLS (ALPN h2), found ALPN {found}")
+
+
+def look_up(host: str, port: int, halt: Halt) -> list[Any]:
     """``getaddrinfo`` with a time limit: it runs on a thread of its own, which is abandoned when it hangs."""
     with suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)

@@ -1,0 +1,79 @@
+"""Options in a TOML file: read, checked, and written with their help."""
+
+import dataclasses
+import textwrap
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+from commandline.arguments import UsageError, is_required, nearest
+from commandline.lines import one_line
+from commandline.options import Option
+from commandline.values import ValueType
+
+
+def read_config_file(path: Path, config: type[Any], command: str, commands: Sequence[str]) -> dict[str, Any]:
+    """The options of ``config`` in ``path``, by field: those at the top, or those under ``[command]``.
+
+    Tables are named after ``commands``. Raises UsageError, naming the file, for whatever else the file says.
+    """
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {path}: {one_line(error)}") from None
+    tables = [name for name, value in document.items() if isinstance(value, dict)]
+    top = [name for name in document if name not in tables]
+    for name in tables:
+        if name not in commands:
+            near = nearest(name, commands) or f"; known: {', '.join(commands)}"
+            raise UsageError(f"--config {path}: unknown table [{name}]{near}")
+    if tables and top:
+        raise UsageError(
+            f"--config {path}: expected options in tables or at the top, found both: [{tables[0]}], {top[0]}"
+        )
+    if tables and command not in tables:
+        raise UsageError(f"--config {path}: expected a table [{command}], found [{'], ['.join(tables)}]")
+    return _values_in(document.get(command, {}) if tables else document, config, path)
+
+
+def write_config_file(config: type[Any], command: str, values: Mapping[str, Any]) -> str:
+    """A TOML file with every option of a command and its help; what is not among ``values`` is commented out."""
+    hints = typing.get_type_hints(config)
+    lines = [f"[{command}]"]
+    for field in dataclasses.fields(config):
+        spec: Option = field.metadata["option"]
+        value_type = ValueType(field.name, hints[field.name])
+        help_text = f"{spec.help} (required)" if is_required(field) else spec.help
+        lines += ["", *textwrap.wrap(help_text, 98, initial_indent="# ", subsequent_indent="# ")]
+        if field.name in values and values[field.name] is not None:
+            lines.append(f"{field.name} = {value_type.to_toml(values[field.name])}")
+        else:
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            is_shown = default is not None and default is not MISSING
+            lines.append(
+                f"#{field.name} = {value_type.to_toml(default) if is_shown else spec.metavar or value_type.metavar}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _values_in(table: Mapping[str, Any], config: type[Any], path: Path) -> dict[str, Any]:
+    hints = typing.get_type_hints(config)
+    specs: dict[str, Option] = {field.name: field.metadata["option"] for field in dataclasses.fields(config)}
+    former = {spec.formerly: name for name, spec in specs.items() if spec.formerly}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        was = former.get(key.replace("_", "-"))
+        name = was or key.replace("-", "_")
+        if name not in specs:
+            near = nearest(name, list(specs)) or f"; known: {', '.join(specs)}"
+            raise UsageError(f"--config {path}: unknown option {key!r}{near}")
+        if was and specs[name].former_unit and isinstance(value, int | float):
+            value = f"{value}{specs[name].former_unit}"
+        try:
+            values[name] = ValueType(name, hints[name]).from_toml(value)
+        except ValueError as error:
+            raise UsageError(f"--config {path}: {key}: {one_line(error)}") from None
+    return values

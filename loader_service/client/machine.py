@@ -1,0 +1,88 @@
+"""What this process may use of its machine: processors and memory, as the kernel and its control groups say."""
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_ROOT = Path("/")
+_NO_LIMIT = 2**60
+"""What version 1 of control groups says instead of "no limit" is larger than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processors:
+    """Those that this process may run on."""
+
+    num_threads: int
+    """Hardware threads: what an operating system calls a processor."""
+    num_cores: int
+    """Cores that these are of; as many where the system does not say."""
+    quota: float | None = None
+    """Seconds of processor time a second that the control group allows; None: no limit."""
+
+
+def processors(root: Path = _ROOT, allowed: Collection[int] | None = None) -> Processors:
+    """The processors that its affinity (``allowed``) and its control group leave this process; ``root`` is where /proc
+    and /sys are."""
+    if allowed is None:
+        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    siblings = set()
+    for number in allowed:
+        topology = root / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list"
+        siblings.add(_read(topology) or str(number))
+    return Processors(num_threads=len(allowed), num_cores=len(siblings), quota=_cpu_quota(root))
+
+
+def available_bytes(root: Path = _ROOT) -> int | None:
+    """Memory that this process could still take without others losing theirs; None where the system does not say."""
+    lines = (_read(root / "proc/meminfo") or "").splitlines()
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    for group in _groups(root, "memory"):
+        for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            limit, usage = _number(group / most), _number(group / used)
+            if limit is not None and usage is not None and limit < _NO_LIMIT:
+                found.append(max(limit - usage + _cached_bytes(group), 0))
+    return min(found, default=None)
+
+
+def _cpu_quota(root: Path) -> float | None:
+    found = []
+    for group in _groups(root, "cpu"):
+        quota, period = [*(_read(group / "cpu.max") or "").split(), "", ""][:2]
+        if not period:
+            quota, period = (_read(group / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
+        if quota.isdigit() and period.isdigit():  # not "max", nor -1
+            found.append(int(quota) / int(period))
+    return min(found, default=None)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, inner and outer, of both versions."""
+    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / (controller if controllers else "")
+        inner = top / path.strip("/")
+        # In a container the path may be the host's; what is mounted at the top is then the group itself.
+        yield from (folder for folder in (inner, *inner.parents) if folder == top or top in folder.parents)
+
+
+def _cached_bytes(group: Path) -> int:
+    """What a group's files take of the page cache: it counts as used, and is given up when needed."""
+    values = dict(line.split() for line in (_read(group / "memory.stat") or "").splitlines())
+    total = "total_" if "total_inactive_file" in values else ""  # version 1: of the groups inside it too
+    return sum(int(values.get(f"{total}{state}_file", 0)) for state in ("inactive", "active"))
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path) or ""
+    return int(text) if text.isdigit() else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return None
