@@ -1,6 +1,7 @@
 """A store that is cold or larger than memory: ours, FFCV and tf.data in the same condition. Needs root and Linux.
 
     python -m benchmarks.loader_cold short --bench-dir bench-envs       # memory for 0.4 of the images, against warm
+    python -m benchmarks.loader_cold short --latency-ms 1 ...           # on a disk of so much latency (slow_disk.py)
     python -m benchmarks.loader_cold cost --bench-dir bench-envs --before CHECKOUT
                                                                          # warm: processor time against another commit
     python -m benchmarks.loader_cold imagenet --bench-dir bench-envs --photos FOLDER
@@ -19,10 +20,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.comparison.images import make_images
+from benchmarks.slow_disk import slow_disk
 from loader_service.client import ClientOptions, LoaderClient, StreamSpec
 from preprocess.store import Store
 
@@ -92,6 +95,7 @@ def main() -> int:
     parser.add_argument("what", choices=MEASUREMENTS)
     parser.add_argument("--bench-dir", type=Path, default=Path("bench-envs"))
     parser.add_argument("--images", type=int, default=8192, help="stored training images (default: 8192)")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="short: what each read of the disk takes longer")
     parser.add_argument("--photos", type=Path, help="imagenet: a folder with train/CLASS/*, linked to again and again")
     parser.add_argument("--before", type=Path, help="cost: a checkout of the commit to compare with")
     parser.add_argument("--rounds", type=int, default=3)
@@ -112,6 +116,15 @@ def short(options: argparse.Namespace) -> None:
     """Larger than memory against warm."""
     data = _images(options)
     programs = [program for program in PROGRAMS if options.only in program.name and _prepare(options, data, program)]
+    with ExitStack() as stack:
+        if options.latency_ms:
+            mount = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.enter_context(slow_disk(data, mount, options.latency_ms / 1000))
+            data = mount
+        _measure_short(options, data, programs)
+
+
+def _measure_short(options: argparse.Namespace, data: Path, programs: list[Program]) -> None:
     found: dict[str, list[dict[str, float]]] = {program.name: [] for program in programs}
     for number in range(options.rounds):
         for program in programs[number % len(programs) :] + programs[: number % len(programs)]:

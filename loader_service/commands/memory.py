@@ -1,5 +1,7 @@
 """Whether a store fits in this machine's memory, and what to expect where it does not."""
 
+import math
+
 from preprocess.store import Manifest
 
 
@@ -11,8 +13,13 @@ def expectation(manifest: Manifest, available: int) -> str:
     both = f"the store's {_gigabytes(size_bytes)}, memory for {_gigabytes(available)}"
     if size_bytes <= available:
         return f"{both}: each image is read from the disk once, and from memory after that"
+    # Of a permutation and the next one, an image that comes after a share u of the one and a share v of the other has
+    # 1 - u (1 - v) of all images between its two reads. The page cache, which forgets what was used least recently, has
+    # it still if they fit. That they do not has the probability c - c ln(c), c being the share that does not fit.
+    missing = 1 - available / size_bytes
+    read_bytes = size_bytes * missing * (1 - math.log(missing))
     return (
-        f"{both}: an epoch over all of it reads about {_gigabytes(size_bytes - available)} from the disk; "
+        f"{both}: an epoch over all of it reads about {_gigabytes(read_bytes)} from the disk; "
         f"1,000 images/s need up to {1000 * image_bytes / 1e6:,.0f} MB/s in 1,000 random reads a second"
     )
 

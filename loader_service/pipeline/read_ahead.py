@@ -125,7 +125,7 @@ class ReadAhead:
         if wait_s > _SLOW_SHARE * elapsed_s * self._num_threads:
             log.warning(
                 "the disk is too slow: decode threads waited for it %.0f %% of the last %.0f s; "
-                "see 'A store that is larger than memory' in docs/loader.md",
+                "see 'A store that is cold or larger than memory' in docs/loader.md",
                 100 * wait_s / (elapsed_s * self._num_threads),
                 elapsed_s,
             )

@@ -1,6 +1,6 @@
 """The columns of a parquet file of images, and its rows read one after the other."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ def _is_bytes(kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
 
 
-def read_rows(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntry, bytes | None]]:
+def read_rows(storage: Storage, images: ImageList) -> Generator[tuple[ImageEntry, bytes | None]]:
     """Each image with its bytes, or None where the row holds none. ``images`` are in the order of file and row.
 
     A row group is read once, and no more of it than up to the last row that is wanted.

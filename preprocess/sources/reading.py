@@ -3,8 +3,10 @@
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
 
 from commandline import one_line
 from preprocess.errors import SourceError
@@ -18,12 +20,17 @@ from preprocess.sources.tar_reader import open_container
 # so many reads are under way while the task decodes, and so many images are held at most.
 _LOCAL_THREADS, _LOCAL_AHEAD = 4, 8
 _REMOTE_THREADS, _REMOTE_AHEAD = 16, 32
+# What can only be read in order is read by one thread.
+_FORWARDS_AHEAD = 16
 _REMOTE_ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.5
 # More than any image that may have --max-pixels; a worker would hold it in memory whole.
 _LARGEST_FILE_BYTES = 1 << 30
 # What is wrong with one file, not with the storage: such an image goes to quarantine, anything else ends the task.
 _FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+Item = TypeVar("Item")
 
 
 class UnreadableImageError(Exception):
@@ -37,11 +44,11 @@ def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntr
     Raises OSError, or SourceError where it is remote, for what is wrong with the storage rather than with one file.
     """
     if images.access == "row":
-        for entry, row in read_rows(storage, images):
+        for entry, row in ahead_of_need(read_rows(storage, images), _FORWARDS_AHEAD):
             yield entry, UnreadableImageError("the row holds no bytes") if row is None else row
         return
     if images.access in ("stream", "cifar"):
-        for entry, content in _read_forwards(storage, images):
+        for entry, content in ahead_of_need(_read_forwards(storage, images), _FORWARDS_AHEAD):
             yield entry, bitmap(content) if images.access == "cifar" and isinstance(content, bytes) else content
         return
     num_threads, num_ahead = (_LOCAL_THREADS, _LOCAL_AHEAD) if storage.is_local else (_REMOTE_THREADS, _REMOTE_AHEAD)
@@ -56,6 +63,22 @@ def read_images(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntr
                     return
                 entry, future = ahead.popleft()
                 yield entry, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead_of_need(items: Generator[Item], num_ahead: int) -> Generator[Item]:
+    """The same items, of which ``num_ahead`` are made on a thread while the caller is at work on others.
+
+    The end and any error come in their place; ``items`` is closed with what this returns.
+    """
+    done = object()
+    with closing(items), ThreadPoolExecutor(1) as pool:
+        try:
+            ahead = deque(pool.submit(next, items, done) for _ in range(num_ahead))
+            while (item := ahead.popleft().result()) is not done:
+                ahead.append(pool.submit(next, items, done))
+                yield item  # type: ignore[misc]  # it is not the mark of the end
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -77,7 +100,7 @@ def _read(storage: Storage, entry: ImageEntry) -> bytes | UnreadableImageError:
     raise SourceError(f"{where}: cannot be read after {_REMOTE_ATTEMPTS} attempts: {one_line(failure)}") from None
 
 
-def _read_forwards(storage: Storage, images: ImageList) -> Iterator[tuple[ImageEntry, bytes | UnreadableImageError]]:
+def _read_forwards(storage: Storage, images: ImageList) -> Generator[tuple[ImageEntry, bytes | UnreadableImageError]]:
     """Images of containers that are expanded while they are read, each once from its beginning."""
     for path, entries in itertools.groupby(images, key=lambda entry: entry.container):
         assert path is not None

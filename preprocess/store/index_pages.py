@@ -19,6 +19,7 @@ from preprocess.store.format import NAMES_KEY
 # pages and of the records each: page size (in the former), flags, depth, branch, leaf and overflow pages, entries and
 # root; then the last page and the number of the transaction that wrote this.
 _META = struct.Struct("<16x II QQ IHH5Q IHH5Q QQ")
+_HEAD_BYTES = 8192  # both, where pages are of 4 KB
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 # A page's header: its number, flags, and where the list of its nodes ends. A page of records has no more before them.
 _PAGE_HEADER = struct.Struct("<Q2xHH2x")
@@ -60,12 +61,14 @@ class _Index:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._page_bytes = self._meta(0)[4]
+        head = os.pread(descriptor, _HEAD_BYTES, 0)
+        self._page_bytes = _meta(head)[4]
         if not _LEAST_PAGE_BYTES <= self._page_bytes <= _MOST_PAGE_BYTES:
             raise ValueError(f"expected pages of 512 bytes to 64 KB, found {self._page_bytes:,}")
         self._num_pages = os.fstat(descriptor).st_size // self._page_bytes
+        second = head[self._page_bytes :] or os.pread(descriptor, _META.size, self._page_bytes)
         # Of the two, the one written last counts.
-        meta = max(self._meta(0), self._meta(self._page_bytes), key=lambda meta: meta[-1])
+        meta = max(_meta(head), _meta(second), key=lambda meta: meta[-1])
         self._depth, self._root = meta[14], meta[19]
         if self._depth > _MOST_DEPTH or (self._depth and self._root >= self._num_pages):
             raise ValueError(f"expected an index in {self._num_pages:,} pages, found its root at {self._root:,}")
@@ -110,10 +113,10 @@ class _Index:
             nodes.append(words[places[:, None] // 2 + np.arange(_NODE_WORDS)])
         return np.concatenate(offsets), np.concatenate(nodes)
 
-    def _meta(self, offset: int) -> tuple[int, ...]:
-        content = os.pread(self._descriptor, _META.size, offset)
-        if len(content) == _META.size:
-            meta: tuple[int, ...] = _META.unpack(content)
-            if meta[:2] == (_MAGIC, _VERSION):
-                return meta
-        raise ValueError("expected an LMDB file of version 1, found another")
+
+def _meta(page: bytes) -> tuple[int, ...]:
+    if len(page) >= _META.size:
+        meta: tuple[int, ...] = _META.unpack_from(page)
+        if meta[:2] == (_MAGIC, _VERSION):
+            return meta
+    raise ValueError("expected an LMDB file of version 1, found another")

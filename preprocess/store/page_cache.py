@@ -16,6 +16,7 @@ import numpy as np
 # A kernel reads no more than a device's read-ahead for one request, 128 KB where nobody has changed it.
 _REQUEST_BYTES = 1 << 17
 _PAGE_BYTES = 4096
+_PIECE_BYTES = 1 << 20
 _ONE_BYTE = [bytearray(1)]  # what is read there is of no interest
 
 
@@ -59,13 +60,17 @@ def is_cached(descriptor: int, offset: int, size_bytes: int) -> bool | None:
 
 @contextmanager
 def left_as_found(path: Path) -> Iterator[None]:
-    """Begins to read a whole file from its start to its end; afterwards drops what the kernel had not in memory before,
-    so that reading all of a store leaves others what they have there."""
+    """Brings a whole file into memory, from its start to its end; afterwards drops what the kernel had not there
+    before, so that reading all of a store leaves others what they have in memory."""
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         was_absent = list(absent(file.fileno(), size_bytes))
-        will_need(file.fileno(), was_absent)
+        buffer = memoryview(bytearray(_PIECE_BYTES))
         try:
+            # To ask for it would not do: what is still being read when it is to be dropped stays.
+            for offset, length in was_absent:
+                for begin in range(offset, offset + length, _PIECE_BYTES):
+                    os.preadv(file.fileno(), [buffer[: offset + length - begin]], begin)
             yield
         finally:
             for offset, length in was_absent:

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from loader_service.client import LoaderClient, StreamSpec
 from loader_service.commands.memory import expectation
 from loader_service.pipeline import read_ahead
 from loader_service.pipeline.image_cache import DecodedCache
+from loader_service.pipeline.order import epoch_order
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.pipeline.plan import Job, Planner
 from loader_service.pipeline.read_ahead import ReadAhead
@@ -193,6 +195,20 @@ def test_a_slow_disk_is_said(
         planner.close()
     assert "the disk is too slow" in caplog.records[0].getMessage()
     assert len(caplog.records) == 1
+
+
+def _missed(share: float, num_images: int = 20_000) -> float:
+    """The share of an epoch's images that a cache of so many of them does not hold, when it keeps the last used."""
+    cache: OrderedDict[int, None] = OrderedDict()
+    num_missed = 0
+    for epoch in (0, 1):
+        for index in epoch_order(num_images, 1, epoch).tolist():
+            num_missed += epoch and index not in cache
+            cache[index] = None
+            cache.move_to_end(index)
+            if len(cache) > share * num_images:
+                cache.popitem(last=False)
+    return num_missed / num_images
 
 
 def test_what_to_expect_is_said_at_the_start(raw_store: Path) -> None:
