@@ -16,7 +16,7 @@ from loader_service.commands.digest import StreamDigest
 from tests.conftest import serving
 from tests.processes import free_port
 from tests.stores import make_store
-from tests.waiting import wait_until
+from tests.waiting import start_ray, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "deploy/ray/serve.py"
 SPEC = StreamSpec(seed=5, batch_size=8)
@@ -32,9 +32,9 @@ def cluster() -> Iterator[Any]:
     # A dead node is noticed after a second and a half, not fifteen.
     noticing = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     head = nodes | {"include_dashboard": False, "_system_config": noticing}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = start_ray(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
-        cluster.add_node(**nodes)
+        start_ray(lambda: cluster.add_node(**nodes))
         yield cluster
     finally:
         cluster.shutdown()

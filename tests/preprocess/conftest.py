@@ -6,11 +6,14 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+
+from tests.waiting import start_ray
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +25,8 @@ def local_ray() -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    start_ray(lambda: ray.init(address="local", num_cpus=4, **options))
     yield
     ray.shutdown()
 

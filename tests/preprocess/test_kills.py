@@ -15,6 +15,7 @@ import pytest
 
 from preprocess.__main__ import main
 from tests.preprocess.conftest import make_folder, store_files
+from tests.waiting import start_ray
 
 _OPTIONS = ("--shorter-side", "64", "--images-per-shard", "12")
 _NUM_SHARDS = 41
@@ -40,7 +41,8 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    made: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    head = {"num_cpus": 0, "include_dashboard": False}
+    made: Any = start_ray(lambda: Cluster(initialize_head=True, head_node_args=head))
     yield made
     made.shutdown()
 
