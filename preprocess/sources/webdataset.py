@@ -12,7 +12,7 @@ from preprocess.errors import SourceError
 from preprocess.sources.ledger import NO_IMAGE, NOT_AN_IMAGE, SECOND_IMAGE, Ledger
 from preprocess.sources.listing import MAX_LABEL, NOWHERE, ImageList, ImageListBuilder, Source
 from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.naming import is_image, splits_in
+from preprocess.sources.naming import is_image, is_system, splits_in
 from preprocess.sources.numbered import numbered_classes
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account, by_split, find_shards
@@ -68,10 +68,15 @@ class _Place:
 
 
 def detect(storage: Storage) -> bool:
-    """Whether there are tars called after a split, or tars of samples with labels."""
+    """Whether there are tars called after the training split, or tars of samples with labels.
+
+    Beside folders the name is not enough: what people unpack they often keep.
+    """
     tars = find_shards(storage, is_tar)
-    named = [path for path in tars if splits_in(path.rsplit("/", 1)[-1]) & {"train", "val"}]
-    return bool(named) or (bool(tars) and _holds_labels(storage, tars[0]))
+    named = [path for path in tars if "train" in splits_in(path.rsplit("/", 1)[-1])]
+    if named and not any(info.is_folder and not is_system(info.name) for info in storage.list("")):
+        return True
+    return any(_holds_labels(storage, path) for path in (*named[:1], *tars[:1]))
 
 
 def _holds_labels(storage: Storage, path: str) -> bool:
