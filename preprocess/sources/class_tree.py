@@ -7,12 +7,13 @@ from preprocess.errors import SourceError
 from preprocess.sources.labels import read_val_labels
 from preprocess.sources.ledger import NO_CLASS, NOT_AN_IMAGE
 from preprocess.sources.listing import ImageList, ImageListBuilder
-from preprocess.sources.naming import exact_split, is_image, splits_in
+from preprocess.sources.naming import exact_split, is_download, is_image, is_system, splits_in
 from preprocess.sources.options import Reading
 from preprocess.sources.storage import FileInfo
 from preprocess.sources.tar_index import TarIndex, index_images
 from preprocess.sources.tar_reader import GZIP_SUFFIXES, TAR_SUFFIXES, is_tar, whole_tar
 from preprocess.sources.unreadable import of_name
+from preprocess.sources.val_tar import VAL_TAR
 
 # Deeper than any data set.
 _MAX_DEPTH = 32
@@ -29,7 +30,7 @@ def list_train(reading: Reading, folder: str) -> tuple[list[str], ImageList]:
     if class_ids:
         _check_level(reading, folder, [info for info in infos if info.is_folder])
         return class_ids, _list_folders(reading, infos, class_ids, folder)
-    class_ids = [_class_of_tar(info.name) for info in infos if is_tar(info.name)]
+    class_ids = [_class_of_tar(info.name) for info in infos if _is_class_tar(reading, info)]
     if not class_ids:
         found = next((f"{info.name}: {of_name(info.name)}" for info in infos if of_name(info.name)), "none")
         raise SourceError(f"{where}: expected a folder or a tar for each class, found {found}")
@@ -59,6 +60,7 @@ def _list_folders(reading: Reading, infos: list[FileInfo], class_ids: Sequence[s
     nested: dict[str, list[str]] = {}
     for info in infos:
         if info.is_folder:
+            _check_no_tars(reading, info.path)
             label = _label(reading, info, info.name, labels)
             before = len(builder)
             inner = _add_images(reading, info.path, label, builder, _MAX_DEPTH)
@@ -81,6 +83,13 @@ def _list_folders(reading: Reading, infos: list[FileInfo], class_ids: Sequence[s
             f"{next(iter(nested.values()))[0]}: is the source one level too high?"
         )
     return builder.build()
+
+
+def _check_no_tars(reading: Reading, folder: str) -> None:
+    """Raises SourceError where a folder that should be a class holds nothing but tars, which may be classes."""
+    infos = [info for info in reading.storage.list(folder) if not is_system(info.name)]
+    if infos and all(is_tar(info.name) for info in infos):
+        raise _one_level_off(reading, folder, f"nothing but tars in {folder}")
 
 
 def _add_images(reading: Reading, folder: str, label: int, builder: ImageListBuilder, depth: int) -> list[str]:
@@ -137,8 +146,10 @@ def _list_tars(reading: Reading, infos: Sequence[FileInfo], class_ids: Sequence[
     labels = {class_id: label for label, class_id in enumerate(class_ids)}
     label_of = {}
     for info in infos:
-        if is_tar(info.name):
+        if _is_class_tar(reading, info):
             label_of[info.path] = _label(reading, info, _class_of_tar(info.name), labels)
+        elif info.path == VAL_TAR:
+            reading.ledger.read()
         else:
             reading.ledger.pass_over(NO_CLASS if is_image(info.name) else NOT_AN_IMAGE, info.path)
     reading.ledger.read(len(label_of))
@@ -148,6 +159,16 @@ def _list_tars(reading: Reading, infos: Sequence[FileInfo], class_ids: Sequence[
         found[index.section.path] = index
         reading.ledger.add(index.ledger)
     return list_indexed([(path, label, found[path]) for path, label in label_of.items()])
+
+
+def _is_class_tar(reading: Reading, info: FileInfo) -> bool:
+    """Whether a file among tars is a class's. ImageNet's other downloads are not, and a packed split is refused."""
+    if not is_tar(info.name) or is_download(info.name):
+        return False
+    other = "one of a split" if exact_split(_class_of_tar(info.name)) is not None else of_name(info.name)
+    if other is not None:
+        raise SourceError(f"{reading.storage.root}/{info.path}: expected a tar for each class, found {other}")
+    return True
 
 
 def list_indexed(tars: Sequence[tuple[str, int, TarIndex]]) -> ImageList:

@@ -14,6 +14,7 @@ from preprocess.sources.options import Reading
 from preprocess.sources.shards import account
 from preprocess.sources.storage import FileInfo, Storage
 from preprocess.sources.tar_reader import is_tar
+from preprocess.sources.val_tar import VAL_TAR, list_val_tar
 
 LAYOUT = "folder"
 EXPECTED = "train/<class>/* with val/<class>/* or val/* and its labels, or <class>/* alone"
@@ -34,8 +35,13 @@ def read(reading: Reading, *, base: str = "", layout: str = LAYOUT) -> Source:
     splits = {"train": train}
     if "val" in folders:
         splits["val"] = list_val(reading, folders["val"], class_ids)
+    used = list(folders.values())
+    if "val" not in folders and train.access != "file" and storage.size_of(VAL_TAR) is not None:
+        # The class tars were taken out of the training tar, and this one needs no taking apart.
+        splits["val"] = list_val_tar(reading, class_ids)
+        used.append(VAL_TAR)
     if base or folders["train"]:
-        account(storage, reading.ledger, folders.values())
+        account(storage, reading.ledger, used)
     return Source(
         layout=layout,
         root=storage.root,

@@ -24,7 +24,7 @@ LABEL_FILES = (
 _HEADERS = {"file", "file_name", "filename", "id", "image", "image_id", "imageid", "img", "name", "path"}
 _DEVKIT_NUMBERS = "validation_ground_truth"
 # Kaggle's predictions go on with a box, and with other objects.
-_BOX = re.compile(r"^(\S+)(?:\s+-?[0-9.]+){4}")
+_BOX = re.compile(r"^(.+?)(?:\s+-?[0-9.]+){4}(?:\s|$)")
 _LINE_ENDS = re.compile("\r\n|\n|\r")
 
 _Row = tuple[str, str]

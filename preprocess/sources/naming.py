@@ -35,6 +35,8 @@ _SYSTEM_NAMES = {
     "system volume information",
     "thumbs.db",
 }
+# ImageNet's own tars are neither shards nor classes.
+_DOWNLOAD = re.compile("ILSVRC20[0-9]{2}_(img|bbox|devkit)")
 _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 
 
@@ -68,6 +70,11 @@ def splits_in(name: str) -> set[Split]:
     words = {word.lower() for word in _WORD.findall(name)}
     found = {SPLIT_WORDS[word] for word in words & SPLIT_WORDS.keys()}
     return found | ({"train", "val"} if "trainval" in words else set())
+
+
+def is_download(name: str) -> bool:
+    """Whether a file is one of those that ImageNet is downloaded in."""
+    return _DOWNLOAD.match(name) is not None
 
 
 def printable(name: str) -> str:

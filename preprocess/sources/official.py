@@ -3,8 +3,6 @@
 So is ImageNet-21k's ``winter21_whole.tar.gz``, which is a gzipped tar of a tar for each class and has no validation.
 """
 
-import itertools
-import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -12,9 +10,8 @@ from preprocess.errors import SourceError
 from preprocess.sources.class_tree import list_indexed, list_val
 from preprocess.sources.devkit import read_devkit
 from preprocess.sources.folder import find_val
-from preprocess.sources.labels import read_val_labels
 from preprocess.sources.ledger import SYSTEM, Ledger
-from preprocess.sources.listing import ImageList, ImageListBuilder, Source
+from preprocess.sources.listing import Source
 from preprocess.sources.names import class_infos, read_class_names
 from preprocess.sources.naming import is_system_path
 from preprocess.sources.options import Reading
@@ -22,11 +19,11 @@ from preprocess.sources.shards import account
 from preprocess.sources.storage import Storage, client_errors, open_storage
 from preprocess.sources.tar_index import TarIndex, images_of, index_images, index_section
 from preprocess.sources.tar_reader import TarSection, iterate_members, open_container, whole_tar
+from preprocess.sources.val_tar import VAL_TAR, list_val_tar
 
 LAYOUT = "official"
 EXPECTED = "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz"
 _TRAIN = ("ILSVRC2012_img_train.tar", "winter21_whole.tar", "winter21_whole.tar.gz", "fall11_whole.tar")
-_VAL = "ILSVRC2012_img_val.tar"
 # To read an image from a gzipped tar is to expand all that lies before it: more would take days.
 _LARGEST_GZIPPED_BYTES = 16 << 30
 
@@ -49,9 +46,9 @@ def read(reading: Reading) -> Source:
     devkit = read_devkit(storage, reading.options.devkit, ledger)
     names = read_class_names(storage, ledger) if devkit is None else devkit.names
     folder = find_val(storage)
-    if storage.size_of(_VAL) is not None:
-        splits["val"] = _list_val_tar(reading, class_ids)
-        used.append(_VAL)
+    if storage.size_of(VAL_TAR) is not None:
+        splits["val"] = list_val_tar(reading, class_ids)
+        used.append(VAL_TAR)
     elif folder is not None:
         splits["val"] = list_val(reading, folder, class_ids)
         used.append(folder)
@@ -127,26 +124,3 @@ def _class_sections(file: BinaryIO, whole: TarSection, ledger: Ledger) -> Iterat
 
 def _class_of(section: TarSection) -> str:
     return section.name.rsplit("/", 1)[-1].removesuffix(".tar")
-
-
-def _list_val_tar(reading: Reading, class_ids: list[str]) -> ImageList:
-    (index,) = reading.map_tasks(index_images, [whole_tar(reading.storage, _VAL)])
-    reading.ledger.add(index.ledger)
-    # The tar is not in the order of names, and the devkit's labels are.
-    members = sorted(index.members(), key=lambda member: _own_name(member[0]))
-    file_names = [os.fsdecode(_own_name(name)) for name, _, _ in members]
-    for before, after in itertools.pairwise(members):
-        if _own_name(before[0]) == _own_name(after[0]):
-            raise SourceError(
-                f"{reading.storage.root}/{_VAL}: expected each name once, found {before[0]!r} and {after[0]!r}"
-            )
-    labels = read_val_labels(reading.storage, reading.options, file_names, class_ids, reading.ledger)
-    builder = ImageListBuilder("range")
-    builder.begin_container(_VAL)
-    for (name, offset, size), label in zip(members, labels, strict=True):
-        builder.add(f"{_VAL}/".encode() + name, label, size, offset)
-    return builder.build()
-
-
-def _own_name(path: bytes) -> bytes:
-    return path.rsplit(b"/", 1)[-1]

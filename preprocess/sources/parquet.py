@@ -13,7 +13,7 @@ import numpy.typing as npt
 from preprocess.errors import SourceError
 from preprocess.sources.listing import MAX_LABEL, ImageList, ImageListBuilder, Source
 from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.naming import Split, exact_split
+from preprocess.sources.naming import Split, exact_split, splits_in
 from preprocess.sources.numbered import numbered_classes
 from preprocess.sources.options import MapTasks, Reading
 from preprocess.sources.parquet_rows import Columns, find_columns
@@ -48,7 +48,8 @@ class _Rows:
 
 def detect(storage: Storage) -> bool:
     """Whether there are parquet files called after a split, or in a folder that is."""
-    return "train" in by_split(storage.root, find_shards(storage, _is_parquet))
+    paths = find_shards(storage, _is_parquet)
+    return any(splits_in(part) == {"train"} for path in paths for part in path.split("/"))
 
 
 def read(reading: Reading) -> Source:

@@ -48,6 +48,7 @@ class _Places:
     name_ends: "array[int]" = field(default_factory=lambda: array("q"))
     offsets: "array[int]" = field(default_factory=lambda: array("q"))
     sizes: "array[int]" = field(default_factory=lambda: array("q"))
+    headers: "array[int]" = field(default_factory=lambda: array("q"))
     number_of: dict[str, int] = field(default_factory=dict)
     links: dict[int, str] = field(default_factory=dict)
 
@@ -57,6 +58,7 @@ class _Places:
         self.name_ends.append(len(self.names))
         self.offsets.append(offset)
         self.sizes.append(member.size)
+        self.headers.append(member.offset)
 
     def follow_links(self) -> None:
         """Gives each link the bytes of the file at its end."""
@@ -90,7 +92,6 @@ def index_images(section: TarSection) -> TarIndex:
 def index_section(file: BinaryIO, section: TarSection) -> TarIndex:
     """``index_tar`` of a tar, perhaps within another, whose file is open."""
     places, ledger = _Places(), Ledger()
-    seen: dict[str, int] = {}
     for member in iterate_members(file, section):
         if member.isdir():
             continue
@@ -102,12 +103,11 @@ def index_section(file: BinaryIO, section: TarSection) -> TarIndex:
         if not (member.isreg() or member.islnk() or member.issym()):
             ledger.pass_over(SPECIAL, where)
             continue
-        if name in seen:
+        if name in places.number_of:
             raise SourceError(
                 f"{section.root}/{section.name}: expected each name once, found {printable(name)!r} at byte "
-                f"{seen[name]:,} and at byte {member.offset:,}"
+                f"{places.headers[places.number_of[name]]:,} and at byte {member.offset:,}"
             )
-        seen[name] = member.offset
         if member.islnk():
             places.links[len(places.sizes)] = _plain(member.linkname)
         elif member.issym():

@@ -12,7 +12,7 @@ from preprocess.errors import SourceError
 from preprocess.sources.ledger import NO_IMAGE, NOT_AN_IMAGE, SECOND_IMAGE, Ledger
 from preprocess.sources.listing import MAX_LABEL, NOWHERE, ImageList, ImageListBuilder, Source
 from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.naming import is_image, splits_in
+from preprocess.sources.naming import is_download, is_image, is_system, splits_in
 from preprocess.sources.numbered import numbered_classes
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account, by_split, find_shards
@@ -68,10 +68,21 @@ class _Place:
 
 
 def detect(storage: Storage) -> bool:
-    """Whether there are tars called after a split, or tars of samples with labels."""
-    tars = find_shards(storage, is_tar)
-    named = [path for path in tars if splits_in(path.rsplit("/", 1)[-1]) & {"train", "val"}]
-    return bool(named) or (bool(tars) and _holds_labels(storage, tars[0]))
+    """Whether there are tars called after the training split, or tars of samples with labels.
+
+    Beside folders, or tars that are not, the name is not enough: what people unpack they often keep, and a class may be
+    ``bullet_train.tar``.
+    """
+    tars = find_shards(storage, _is_shard)
+    named = [path for path in tars if "train" in splits_in(path.rsplit("/", 1)[-1])]
+    folders = any(info.is_folder and not is_system(info.name) for info in storage.list(""))
+    if named and not folders and all(splits_in(path) for path in tars):
+        return True
+    return any(_holds_labels(storage, path) for path in (*named[:1], *tars[:1]))
+
+
+def _is_shard(name: str) -> bool:
+    return is_tar(name) and not is_download(name)
 
 
 def _holds_labels(storage: Storage, path: str) -> bool:
@@ -87,7 +98,7 @@ def _holds_labels(storage: Storage, path: str) -> bool:
 def read(reading: Reading) -> Source:
     """Indexes the tars, one in each task. Raises SourceError, for a sample without label among others."""
     storage, ledger = reading.storage, reading.ledger
-    tars = by_split(storage.root, find_shards(storage, is_tar))
+    tars = by_split(storage.root, find_shards(storage, _is_shard))
     if "train" not in tars:
         raise SourceError(f"{storage.root}: expected {EXPECTED}, found no training tars")
     used = {split: paths for split, paths in tars.items() if split in ("train", "val")}
