@@ -118,10 +118,11 @@ def test_lines_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     assert read_points(tmp_path)[0] == [train_point(2)]
 
 
+@pytest.mark.timeout(300)
 def test_after_kills_at_random_moments_each_step_is_there_once(loader_target: str, tmp_path: Path) -> None:
     options = ("--epochs", "4", "--checkpoint-steps", "2", "--log-steps", "1", "--tensorboard", "--resume", "auto")
     drawn = random.Random(int(os.environ.get("ALEXNET_KILL_SEED", "1")))
-    for kill in range(int(os.environ.get("ALEXNET_KILLS", "4"))):
+    for kill in range(int(os.environ.get("ALEXNET_KILLS", "3"))):
         with started(loader_target, tmp_path, *options) as process:
             wait_for_checkpoint(tmp_path, process, least_step=2 * kill + 1)
             signal.sigtimedwait([], drawn.uniform(0, 0.2))

@@ -48,6 +48,7 @@ def run_ranks(num_ranks: int, target: str, run_dir: Path, *options: str) -> None
     assert process.returncode == 0, stderr
 
 
+@pytest.mark.timeout(300)
 def test_two_ranks_train_as_one_process(loader_target: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(loader_target, one, "--epochs", "2", "--keep", "9", "--recipe", "paper") == 0
@@ -62,6 +63,7 @@ def test_two_ranks_train_as_one_process(loader_target: str, tmp_path: Path) -> N
     assert all(map(torch.equal, a.generators, b.generators))  # dropout goes by position in the step
 
 
+@pytest.mark.timeout(300)
 def test_two_ranks_then_one_then_two_end_where_one_does(loader_target: str, tmp_path: Path) -> None:
     one, run_dir = tmp_path / "one", tmp_path / "changing"
     options = ("--recipe", "paper", "--checkpoint-steps", "2")
@@ -119,7 +121,7 @@ def ranks_by_hand(
 def test_ranks_that_would_differ_refuse_to_go_on(loader_target: str, tmp_path: Path) -> None:
     """Another seed stands for whatever puts a rank elsewhere: a checkpoint on rank 0's disk alone, another file."""
     with ranks_by_hand(loader_target, [tmp_path] * 2, last_of_rank_1=("--seed", "5")) as ranks:
-        outcomes = [process.communicate(timeout=60)[1] for process in ranks]
+        outcomes = [process.communicate(timeout=100)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [1, 1]
     for stderr in outcomes:
         assert "Traceback" not in stderr
@@ -133,7 +135,7 @@ def test_a_checkpoint_that_one_rank_cannot_read_is_refused(loader_target: str, t
     assert train(loader_target, tmp_path / "0" / "run", "--epochs", "1") == 0
     options = ("--epochs", "2", "--resume", "auto")
     with ranks_by_hand(loader_target, [Path("run")] * 2, *options, inside=[tmp_path / "0", tmp_path / "1"]) as ranks:
-        outcomes = [process.communicate(timeout=60)[1] for process in ranks]
+        outcomes = [process.communicate(timeout=100)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [1, 1]
     for stderr in outcomes:
         assert "Traceback" not in stderr
@@ -146,7 +148,7 @@ def test_ranks_whose_loader_is_gone_save(tiny_store: Path, tmp_path: Path) -> No
         with ranks_by_hand(replica.target, [tmp_path] * 2, *options) as ranks:
             wait_for_checkpoint(tmp_path, ranks[0], least_step=6)
             replica.end()
-            outcomes = [process.communicate(timeout=60)[1] for process in ranks]
+            outcomes = [process.communicate(timeout=100)[1] for process in ranks]
             assert [process.returncode for process in ranks] == [1, 1]
     for stderr in outcomes:
         assert "Traceback" not in stderr
@@ -160,7 +162,7 @@ def test_a_dead_peer_is_one_line(loader_target: str, tmp_path: Path) -> None:
     with ranks_by_hand(loader_target, [tmp_path] * 2, "--epochs", "9999", "--checkpoint-steps", "2") as ranks:
         wait_for_checkpoint(tmp_path, ranks[0], least_step=4)
         ranks[1].kill()
-        _, stderr = ranks[0].communicate(timeout=60)
+        _, stderr = ranks[0].communicate(timeout=100)
     assert ranks[0].returncode == 1
     assert "Traceback" not in stderr
     assert "another rank is gone" in stderr.splitlines()[-1]
@@ -189,7 +191,7 @@ def test_a_stopped_rank_stops_all_and_saves(loader_target: str, tmp_path: Path) 
     with torchrun(2, *train_command(loader_target, tmp_path, *options)) as process:
         wait_for_checkpoint(tmp_path, process, least_step=4)
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=100)
     assert "stopped at epoch" in stderr
     found = folder.newest(tmp_path)
     assert found is not None
