@@ -25,6 +25,7 @@ from preprocess.store import Store
 from tests.conftest import LIMITS, serving
 from tests.stores import make_store
 from tests.stubs import channel_to
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +202,7 @@ def test_a_stream_ends_while_its_service_stops(tiny_store: Path, grace_s: float)
         with Store(tiny_store) as store, Pipeline(store, num_threads=2, message_bytes=20_000) as pipeline:
             server = LoaderServer(pipeline, "127.0.0.1:0", LIMITS)
             server.start()
-            options = ClientOptions(unavailable_timeout_s=1.0, transport="grpc")
+            options = ClientOptions(unavailable_timeout_s=2.0, transport="grpc")
             with LoaderClient([f"127.0.0.1:{server.port}"], options) as client:
                 stream = client.stream(StreamSpec(batch_size=20), num_epochs=None)
                 next(stream)
@@ -211,9 +212,9 @@ def test_a_stream_ends_while_its_service_stops(tiny_store: Path, grace_s: float)
                     for _ in stream:
                         pass
                 stream.close()
-                stopping.join(20)
+                stopping.join(60)
                 assert not stopping.is_alive()
-                assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader-")]
+                wait_until(lambda: "loader-" not in str(threading.enumerate()), "the client's threads to end")
 
 
 def test_client_waits_its_turn(tiny_store: Path) -> None:
