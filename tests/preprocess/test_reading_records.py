@@ -96,6 +96,19 @@ def test_a_damaged_index_is_an_error_and_no_other_record(tmp_path: Path) -> None
             assert "train-00000.lmdb: " in str(error)  # noqa: PT017  # either is right
 
 
+def test_one_record_in_the_place_of_another_is_an_error(tmp_path: Path) -> None:
+    """It is whole, and its checksum does not say which one it is."""
+    path = make_store(tmp_path / "store", num_train=12, num_val=1, side=48, encoding="raw")
+    shard = path / "shards/train-00000.lmdb"
+    with shard.open("rb") as file:
+        pages = [(offset // 4096).to_bytes(8, "little") for offset, _ in record_places(file.fileno(), 12).tolist()]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole.replace(b"\5" + pages[5], b"\5" + pages[3]))  # behind the last byte of its key
+    assert shard.read_bytes() != whole
+    with pytest.raises(DamagedRecordError, match=r"train-00000.lmdb: .* found two in one"):
+        records(path)
+
+
 def test_the_kernel_reads_the_records_that_were_asked_for_and_no_more(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store", num_train=64, num_val=1, images_per_shard=64, side=128, encoding="raw")
     shard = path / "shards/train-00000.lmdb"
