@@ -7,7 +7,7 @@ from preprocess.errors import SourceError
 from preprocess.sources.labels import read_val_labels
 from preprocess.sources.ledger import NO_CLASS, NOT_AN_IMAGE
 from preprocess.sources.listing import ImageList, ImageListBuilder
-from preprocess.sources.naming import exact_split, is_download, is_image, is_system, splits_in
+from preprocess.sources.naming import exact_split, is_download, is_image, splits_in
 from preprocess.sources.options import Reading
 from preprocess.sources.storage import FileInfo
 from preprocess.sources.tar_index import TarIndex, index_images
@@ -60,7 +60,6 @@ def _list_folders(reading: Reading, infos: list[FileInfo], class_ids: Sequence[s
     nested: dict[str, list[str]] = {}
     for info in infos:
         if info.is_folder:
-            _check_no_tars(reading, info.path)
             label = _label(reading, info, info.name, labels)
             before = len(builder)
             inner = _add_images(reading, info.path, label, builder, _MAX_DEPTH)
@@ -85,13 +84,6 @@ def _list_folders(reading: Reading, infos: list[FileInfo], class_ids: Sequence[s
     return builder.build()
 
 
-def _check_no_tars(reading: Reading, folder: str) -> None:
-    """Raises SourceError where a folder that should be a class holds nothing but tars, which may be classes."""
-    infos = [info for info in reading.storage.list(folder) if not is_system(info.name)]
-    if infos and all(is_tar(info.name) for info in infos):
-        raise _one_level_off(reading, folder, f"nothing but tars in {folder}")
-
-
 def _add_images(reading: Reading, folder: str, label: int, builder: ImageListBuilder, depth: int) -> list[str]:
     """Adds the images below ``folder``; returns the folders in it that hold some, if none lie in it directly."""
     infos = reading.ledger.list(reading.storage, folder)
@@ -100,6 +92,8 @@ def _add_images(reading: Reading, folder: str, label: int, builder: ImageListBui
         raise SourceError(f"{reading.storage.root}/{folder}: expected at most {_MAX_DEPTH} folders within each other")
     if folders:
         _check_level(reading, folder, folders)
+    elif infos and all(is_tar(info.name) for info in infos):
+        raise _one_level_off(reading, folder, f"nothing but tars in {folder}")
     num_direct = 0
     for info in infos:
         if info.is_folder:

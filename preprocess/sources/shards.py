@@ -15,15 +15,29 @@ _MAX_FOLDERS = 64
 _NUMBERED = re.compile(r"^(.*?)-?([0-9]+)-of-([0-9]+)(.*)$")
 
 
-def find_shards(storage: Storage, is_shard: Callable[[str], bool], folder: str = "", depth: int = 0) -> list[str]:
-    """The paths of files whose names are shards', in the source or a few folders below. Raises OSError."""
+def find_shards(storage: Storage, is_shard: Callable[[str], bool]) -> list[str]:
+    """The paths of files whose names are shards', in the source or a few folders below. Raises OSError.
+
+    A split whose folders hold images is a tree, which is long to list, and is not looked through.
+    """
+    found, _ = _find_below(storage, is_shard, "", 0)
+    return found
+
+
+def _find_below(storage: Storage, is_shard: Callable[[str], bool], folder: str, depth: int) -> tuple[list[str], bool]:
+    """The shards in a folder and below, and whether it holds images instead."""
     infos = [info for info in storage.list(folder) if not is_system(info.name)]
     found = [info.path for info in infos if info.kind in ("file", "dangling") and is_shard(info.name)]
     folders = [info for info in infos if info.is_folder]
-    if depth < _MAX_DEPTH and len(folders) <= _MAX_FOLDERS and not any(is_image(info.name) for info in infos):
-        for info in folders:
-            found += find_shards(storage, is_shard, info.path, depth + 1)
-    return found
+    holds_images = not found and any(is_image(info.name) for info in infos)
+    if depth == _MAX_DEPTH or len(folders) > _MAX_FOLDERS or holds_images:
+        return found, holds_images
+    for info in folders:
+        below, holds_images = _find_below(storage, is_shard, info.path, depth + 1)
+        found += below
+        if holds_images and depth > 0:
+            break
+    return found, holds_images
 
 
 def split_of(root: str, path: str) -> Split | None:

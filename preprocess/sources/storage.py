@@ -192,9 +192,15 @@ class RemoteStorage:
             name = info["name"].rstrip("/")
             if name == base.rstrip("/"):
                 continue  # object stores list a folder's own marker
-            is_folder = info["type"] == "directory"
-            size_bytes = 0 if is_folder else int(info["size"] or 0)
-            found.append(FileInfo(prefix + name.rsplit("/", 1)[-1], size_bytes, "folder" if is_folder else "file"))
+            path = prefix + name.rsplit("/", 1)[-1]
+            kind, size_bytes = info["type"], info["size"]
+            if kind not in ("directory", "file"):  # a link, to which kind of thing only asking tells
+                kind = "directory" if self._fs.isdir(name) else "file" if self._fs.isfile(name) else None
+                size_bytes = self._fs.size(name) if kind == "file" else 0
+            if kind == "directory":
+                found.append(FileInfo(path, 0, "folder"))
+            else:
+                found.append(FileInfo(path, int(size_bytes or 0), "file" if kind == "file" else "dangling"))
         found.sort(key=lambda info: os.fsencode(info.path))
         return found
 

@@ -59,6 +59,17 @@ def test_links_are_followed(source: Path, tmp_path: Path) -> None:
     assert {b"train/n01440764/link.JPEG", b"train/n01443537/folder/deep.JPEG", b"train/n03000684/deep.JPEG"} <= {*names}
 
 
+def test_links_behind_a_url_are_followed(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/deep.JPEG").write_bytes(jpeg(2))
+    (source / "train" / CLASS_IDS[0] / "link.JPEG").symlink_to(tmp_path / "more/deep.JPEG")
+    (source / "train" / CLASS_IDS[0] / "gone.JPEG").symlink_to(tmp_path / "nothing")
+    (source / "train" / "n03000684").symlink_to(tmp_path / "more")
+    local, remote = (read_source(root, SourceOptions(), map) for root in (str(source), f"file://{source}"))
+    assert remote.classes == local.classes
+    assert [*remote.splits["train"]] == [*local.splits["train"]]
+
+
 def test_a_link_to_nothing_goes_to_quarantine(source: Path, tmp_path: Path) -> None:
     (source / "train" / CLASS_IDS[0] / "gone.JPEG").symlink_to(tmp_path / "nothing")
     assert _run(source, tmp_path / "store", "--max-bad-images", "1") == 0
