@@ -56,7 +56,7 @@ RESUME_RULES = (
     ),
     ResumeRule(
         options=(
-            *("--target", "--service-timeout-s", "--prefetch-bytes", "--transport"),
+            *("--target", "--service-timeout-s", "--prefetch-bytes", "--prefetch-steps", "--transport"),
             *("--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name", "--token-file"),
         ),
         may_change=True,
