@@ -118,6 +118,7 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         self._is_finished_here = pixel_format is None
         self._finish: Finish | None = None
         """Made when the mean image is known."""
+        self._process = os.getpid()
         self._device = None if device is None else torch.device(device)
         self.batch_size = batch_size
         self._connect = target.split(","), options
@@ -261,6 +262,11 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         return images, labels
 
     def _finished(self, images: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+        if os.getpid() != self._process:
+            # Forked: torch would wait for ever for threads that its copy of the pool lacks. A DataLoader's workers do
+            # the same.
+            torch.set_num_threads(1)
+            self._process = os.getpid()
         if self._finish is None:
             self._finish = Finish(self._client.describe().mean_image, images.shape[-1]).to(self._device)
         finished: torch.Tensor = self._finish(images, shifts)

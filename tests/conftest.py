@@ -18,7 +18,28 @@ from tests.stores import make_store
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
+# What `scripts/test --quick` leaves out: tests that start processes, Ray or training runs.
+SLOW_MODULES = (
+    {f"deploy/test_{name}" for name in ("cluster", "containers", "observability", "tls", "trainer_metrics")}
+    | {f"loader_service/test_{name}" for name in ("arrays", "operation", "promise", "sessions", "shared_memory")}
+    | {f"loader_service/test_{name}" for name in ("stream", "torch_adapter", "truncation")}
+    | {f"trainer/test_{name}" for name in ("checkpoint", "docs", "evaluate", "ranks", "report", "train")}
+    | {"preprocess/test_light_machine", "test_packaging"}
+)
+# One Ray at a time is what two cores can start.
+RAY_MODULES = {"deploy/test_ray", "preprocess/test_kills", "preprocess/test_token"}
+
 LIMITS = Limits(max_batch_size=1024, max_steps=64, message_bytes=100_000, max_streams_per_identity=64, max_streams=64)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs beside each other: modules, whose tests share what is dear to make; all that starts Ray is one."""
+    for item in items:
+        module = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+        starts_ray = module in RAY_MODULES or "local_ray" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else module))
+        if starts_ray or module in SLOW_MODULES:
+            item.add_marker(pytest.mark.slow)
 
 
 @contextmanager

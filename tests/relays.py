@@ -28,6 +28,11 @@ class Relay:
         """After so many bytes to the client a connection is closed."""
         threading.Thread(target=self._accept, daemon=True).start()
 
+    @property
+    def num_connections(self) -> int:
+        """How many there have been."""
+        return len(self._sockets) // 2
+
     def forget_connections(self) -> None:
         """Carries nothing more on the connections there are, and says so to nobody."""
         self._dead.update(self._sockets)

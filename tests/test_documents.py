@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import RAY_MODULES, SLOW_MODULES
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 # `loader_service/pipeline/order.py` `epoch_order`, or `View` in `loader_service/wire/types.py`
@@ -47,6 +49,10 @@ def test_modules_that_documents_tell_to_run_exist(document: Path) -> None:
 def test_users_import_the_public_faces_alone(document: Path) -> None:
     found = re.findall(r"^(?:from|import) (loader_service[\w.]*)", document.read_text("utf-8"), re.MULTILINE)
     assert set(found) <= {"loader_service.client", "loader_service.torch_adapter"}
+
+
+def test_modules_that_take_long_are_there() -> None:
+    assert [name for name in SLOW_MODULES | RAY_MODULES if not (ROOT / "tests" / f"{name}.py").exists()] == []
 
 
 def test_pictures_are_shown() -> None:

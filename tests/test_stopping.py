@@ -13,7 +13,7 @@ def test_the_first_is_remembered_and_the_second_ctrl_c_raises() -> None:
     with StopRequests() as stop:
         assert not stop.requested
         signal.raise_signal(signal.SIGTERM)
-        assert stop.wait(10)
+        assert stop.wait(60)
         assert stop.exit_code == 143
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -47,7 +47,7 @@ def test_one_inside_another() -> None:
     with StopRequests() as outer:
         with StopRequests(signal.SIGINT) as inner:
             signal.raise_signal(signal.SIGINT)
-            assert inner.wait(10)
+            assert inner.wait(60)
         assert not outer.requested
         signal.raise_signal(signal.SIGINT)
-        assert outer.wait(10)
+        assert outer.wait(60)

@@ -74,8 +74,9 @@ class SplitPass:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for feed in self._feeds:
+            feed.__exit__(kind)
 
     def __iter__(self) -> Iterator[DeviceBatch]:
         for feed in self._feeds:

@@ -20,15 +20,15 @@ def run_evaluate(config: EvaluateConfig) -> int:
     devices = devices_of_rank(config.devices, 0)
     loaded = [load_network(path, devices) for path in config.checkpoint]
     wanted: tuple[Crops, ...] = ("centre", "ten") if config.crops == "both" else (config.crops,)
-    with LoaderClient(config.target, config.client_options) as client:
-        description = client.describe()
-        if description.splits.get(config.split, 0) < 1:
-            raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
-        refuse_others(loaded, description)
-        results = [
-            evaluate_loaded(loaded, client, split=config.split, crops=crops, batch_size=config.batch_size)
-            for crops in wanted
-        ]
+    client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
+    description = client.describe()
+    if description.splits.get(config.split, 0) < 1:
+        raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
+    refuse_others(loaded, description)
+    results = [
+        evaluate_loaded(loaded, client, split=config.split, crops=crops, batch_size=config.batch_size)
+        for crops in wanted
+    ]
     if config.json:
         print(json.dumps(_as_json(config, loaded, results)))
     else:

@@ -21,7 +21,7 @@ from trainer.devices import devices_of_rank
 from trainer.errors import DeviceError, DivergedError, PeerFailedError, RanksError, Stopped, TrainerError
 from trainer.evaluate import tally
 from trainer.monitor.interval import Interval
-from trainer.monitor.metrics import METRICS_NAME, EpochPoint, MetricsWriter
+from trainer.monitor.metrics import METRICS_NAME, EpochPoint, MetricsWriter, history_of
 from trainer.monitor.prometheus import Exporter
 from trainer.monitor.run_record import write_record
 from trainer.monitor.starvation import StarvationWatch
@@ -35,8 +35,7 @@ from trainer.report.epoch_line import epoch_line
 from trainer.validation import Validation
 from trainer.waiting import unless_stopped
 
-VALIDATION_AHEAD = 4
-"""How many steps before an epoch's end the first batches of its validation are asked for."""
+VALIDATION_AHEAD = 4  # steps before an epoch's end at which the first batches of its validation are asked for
 
 
 def train(config: TrainConfig) -> int:
@@ -49,10 +48,11 @@ def train(config: TrainConfig) -> int:
         stop = stack.enter_context(StopRequests())
         try:
             ranks.decide(lambda: str(stack.enter_context(RunLock(config.run_dir))))
-            client = stack.enter_context(LoaderClient(config.target, config.client_options))
+            client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
             unless_stopped(client.describe, stop)
             return Run(config, client, devices, ranks, stop).go()
         except Stopped:
+            write_line("stopped before the first step")
             return stop.exit_code
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
             raise DeviceError(f"{str(error).splitlines()[0]}; {last_saved(config.run_dir)}") from None
@@ -115,10 +115,10 @@ class Run:
     def go(self) -> int:
         """Trains from the start or the checkpoint to the end of the schedule."""
         config, state = self.config, self.state
-        self.keeper.resume(aside=(config.run_dir / METRICS_NAME,))
+        start = self.keeper.resume(aside=(config.run_dir / METRICS_NAME,))
         end_epoch = self.recipe.schedule.end_epoch
         epoch_images = self.steps_per_epoch * config.batch_size
-        if state.schedule.finished or (state.epoch >= end_epoch):
+        if state.schedule.finished:
             if self.ranks.leads:
                 write_line(f"nothing is left to train: {state.epoch} epochs of --epochs {end_epoch} have been")
                 self._print_result()
@@ -129,14 +129,18 @@ class Run:
                 write_line(describe_architecture(self.plan.architecture()).splitlines()[-1])
                 write_record(config.run_dir, config, self.plan, self.description, self.ranks)
                 writer = MetricsWriter(
-                    config.run_dir, epoch=state.epoch, global_step=state.global_step, tensorboard=config.tensorboard
+                    config.run_dir,
+                    epoch=state.epoch,
+                    global_step=state.global_step,
+                    tensorboard=config.tensorboard,
+                    history=None if start is None else history_of(start),
                 )
                 self.metrics = stack.enter_context(writer)
                 if config.metrics_listen is not None:
                     self.exporter = stack.enter_context(Exporter(config.metrics_listen))
             done = state.epoch * epoch_images + state.step * config.batch_size
-            progress = Progress("train", end_epoch * epoch_images, "images", done=done, quiet=not self.ranks.leads)
-            stack.enter_context(progress)
+            total = end_epoch * epoch_images
+            progress = stack.enter_context(Progress("train", total, "images", done=done, quiet=not self.ranks.leads))
             try:
                 with self.keeper:
                     is_stopped = self._train_and_save(progress)

@@ -82,7 +82,7 @@ def measure(stream: Stream, run: Run, started: float) -> dict[str, float]:
     warm_at = time.perf_counter() + run.warmup_s
     while time.perf_counter() < warm_at:
         next(stream)
-    own_cpu_from, all_cpu_from = time.process_time(), tree_cpu_s()
+    own_cpu_from, all_cpu_from, read_from = time.process_time(), tree_cpu_s(), tree_read_bytes()
     begin = now = time.perf_counter()
     num_images = 0
     while now - begin < run.seconds:
@@ -92,7 +92,7 @@ def measure(stream: Stream, run: Run, started: float) -> dict[str, float]:
         num_images += len(images)
         now = time.perf_counter()
     own_cpu_s, all_cpu_s = time.process_time() - own_cpu_from, tree_cpu_s() - all_cpu_from
-    memory_mb = tree_memory_mb()
+    memory_mb, read_bytes = tree_memory_mb(), tree_read_bytes() - read_from
     if run.sample != Path(os.devnull):
         np.savez(
             run.sample, images=np.concatenate([i for i, _ in sampled]), indices=np.concatenate([i for _, i in sampled])
@@ -105,6 +105,7 @@ def measure(stream: Stream, run: Run, started: float) -> dict[str, float]:
         "consumer_cpu_s_per_1000": own_cpu_s / num_images * 1000,
         "cpu_s_per_1000": all_cpu_s / num_images * 1000,
         "memory_mb": memory_mb,
+        "read_bytes": read_bytes,
     }
 
 
@@ -155,6 +156,18 @@ def tree_memory_mb() -> float:
             continue
         size_kb += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return size_kb / 1e3
+
+
+def tree_read_bytes() -> int:
+    """Bytes that this process and its descendants have had read from disks."""
+    size = 0
+    for pid in tree():
+        try:
+            lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        except OSError:
+            continue
+        size += sum(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+    return size
 
 
 def tree() -> list[int]:

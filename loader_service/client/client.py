@@ -202,8 +202,7 @@ def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dic
             error = answer.exception()
             if error is None:
                 if not found:  # a machine that is busy takes longer over the others too
-                    took_s = time.monotonic() - started
-                    until = time.monotonic() + max(_COMPANY_S, 2 * took_s)
+                    until = time.monotonic() + max(_COMPANY_S, time.monotonic() - started)
                 found[answers[answer]] = answer.result()
             elif not isinstance(error, OverloadedError | ServiceUnavailableError):
                 raise error

@@ -42,9 +42,7 @@ def available_bytes(root: Path = _ROOT) -> int | None:
         for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             limit, usage = _number(group / most), _number(group / used)
             if limit is not None and usage is not None and limit < _NO_LIMIT:
-                # What its files take of the page cache counts as used, and is given up when needed.
-                cached = _statistic(group / "memory.stat", ("inactive_file", "total_inactive_file"))
-                found.append(max(limit - usage + cached, 0))
+                found.append(max(limit - usage + _cached_bytes(group), 0))
     return min(found, default=None)
 
 
@@ -71,9 +69,11 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         yield from (folder for folder in (inner, *inner.parents) if folder == top or top in folder.parents)
 
 
-def _statistic(path: Path, names: tuple[str, ...]) -> int:
-    values = dict(line.split() for line in (_read(path) or "").splitlines())
-    return next((int(values[name]) for name in reversed(names) if name in values), 0)
+def _cached_bytes(group: Path) -> int:
+    """What a group's files take of the page cache: it counts as used, and is given up when needed."""
+    values = dict(line.split() for line in (_read(group / "memory.stat") or "").splitlines())
+    total = "total_" if "total_inactive_file" in values else ""  # version 1: of the groups inside it too
+    return sum(int(values.get(f"{total}{state}_file", 0)) for state in ("inactive", "active"))
 
 
 def _number(path: Path) -> int | None:

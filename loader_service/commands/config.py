@@ -57,6 +57,14 @@ class ServeConfig:
             least=0,
         ),
     )
+    read_ahead_bytes: int = field(
+        default=64_000_000,
+        metadata=option(
+            "most bytes of records that each process has the kernel read ahead of need, where the store is not in "
+            "memory; 0: none",
+            least=0,
+        ),
+    )
     message_bytes: int = field(
         default=4_900_000, metadata=option("most bytes of images in one message", least=1, most=_MAX_MESSAGE_BYTES)
     )

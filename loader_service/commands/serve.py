@@ -13,8 +13,9 @@ from commandline.logs import configure_logs
 from commandline.program import EXIT_INTERRUPTED
 from commandline.stopping import StopRequests
 from loader_service.client import InvalidRequestError, LoaderError, ServiceUnavailableError
-from loader_service.client.machine import processors
+from loader_service.client.machine import available_bytes, processors
 from loader_service.commands.config import ServeConfig
+from loader_service.commands.memory import expectation
 from loader_service.commands.sizing import summary
 from loader_service.commands.supervise import supervise
 from loader_service.pipeline.metrics import Metrics
@@ -43,14 +44,15 @@ def serve(config: ServeConfig) -> int:
     except ValueError as error:
         raise InvalidRequestError(str(error)) from None
     processes, threads = _numbers(config)
-    log.info("%s", summary(found, processes, threads))
+    decided = summary(found, processes, threads)
     if processes == 1:
-        return _serve_one(config)
+        return _serve_one(config, lambda: log.info("%s", decided))
     # What is wrong for all is said once, here.
     with Store(config.store):
         _credentials(config)
     if config.token_file is not None:
         TokenFile(config.token_file)
+    log.info("%s", decided)
     configs = [_nth(config, number) for number in range(processes)]
     return supervise(configs, _serve_one, config.drain_s, user_errors=(LoaderError, StoreError, OSError))
 
@@ -70,6 +72,7 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             message_bytes=config.message_bytes,
             cache_bytes=config.cache_bytes,
             share_bytes=config.share_bytes,
+            read_ahead_bytes=config.read_ahead_bytes,
             metrics=metrics,
         ) as pipeline,
     ):
@@ -96,6 +99,9 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             print(f"serving {config.store} on {address}\n", end="", flush=True)
         on_ready()
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
+        available = available_bytes()
+        if available is not None:
+            log.info("%s", expectation(store.manifest, available))
         stop.wait()
         log.info("stopping: requests under way have %g s to finish", config.drain_s)
         try:

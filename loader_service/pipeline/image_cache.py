@@ -34,6 +34,10 @@ class DecodedCache:
             self.hits += 1
         return found
 
+    def has(self, split: str, index: int) -> bool:
+        """Whether an image is kept, without counting as a hit or a miss."""
+        return (split, index) in self._images
+
     def has_room(self, size_bytes: int) -> bool:
         """Whether an image of ``size_bytes`` would be kept, were it offered now."""
         return self.size_bytes + size_bytes <= self.max_bytes

@@ -8,6 +8,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from loader_service.pipeline.image_cache import DecodedCache
+from preprocess.store import Reads
 
 # A message takes 1 ms (raw, cached) to 100 ms (32 large JPEGs on a busy core); waits run up to a stall.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -66,6 +67,20 @@ class Metrics:
             self.registry.register(_CountElsewhere(name, text, read))
         size = Gauge("alexnet_loader_cache_bytes", "Decoded images kept.", registry=self.registry)
         size.set_function(lambda: cache.size_bytes)
+
+    def watch_disk(self, reads: Reads, read_ahead_bytes: Callable[[], float]) -> None:
+        """Reads what the store counts when asked."""
+        for name, text, read in (
+            ("alexnet_loader_read_bytes", "Bytes of records read from the store.", lambda: reads.num_bytes),
+            ("alexnet_loader_read_ahead_bytes", "Of those, asked of the kernel ahead of need.", read_ahead_bytes),
+            ("alexnet_loader_disk_waits", "Records that had to be waited for.", lambda: reads.num_waits),
+            (
+                "alexnet_loader_disk_wait_seconds",
+                "Time decode threads waited for the disk: near the time itself means that the disk is too slow.",
+                lambda: reads.wait_s,
+            ),
+        ):
+            self.registry.register(_CountElsewhere(name, text, read))
 
     def watch_shared(self, count: Callable[[], float]) -> None:
         """Reads the number of shared messages when asked."""

@@ -18,6 +18,7 @@ from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import MessageBuilder, OutgoingMessage
 from loader_service.pipeline.plan import Job, Planner
+from loader_service.pipeline.read_ahead import ReadAhead
 from loader_service.pipeline.sharing import SharedMessages, StreamPopulation, UnwantedError
 from loader_service.pipeline.slots import Slot, SlotPool
 from loader_service.wire.codec import Part, pack_header, pack_part, unpack_part
@@ -41,7 +42,8 @@ class Pipeline:
     A message holds as many images as fit ``message_bytes`` (at least one). Each range has at most
     ``num_threads + 1`` messages made or being made ahead of its reader, so memory is bounded by
     (ranges being served) * (num_threads + 2) * message_bytes, plus ``cache_bytes`` of decoded images, plus, while
-    several clients read one stream, ``share_bytes`` of recent messages.
+    several clients read one stream, ``share_bytes`` of recent messages. Up to ``read_ahead_bytes`` of records are asked
+    of the kernel ahead of need, for its page cache.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Pipeline:
         message_bytes: int,
         cache_bytes: int = 0,
         share_bytes: int = 0,
+        read_ahead_bytes: int = 64_000_000,
         metrics: Metrics | None = None,
     ) -> None:
         cv2.setNumThreads(0)  # our threads are the parallelism
@@ -66,6 +69,8 @@ class Pipeline:
         self._metrics = metrics or Metrics()
         self._metrics.describe(store.fingerprint, self.version)
         self._metrics.watch_cache(cache)
+        self._read_ahead = ReadAhead(store, cache, max_bytes=read_ahead_bytes, num_threads=num_threads)
+        self._metrics.watch_disk(store.reads, lambda: self._read_ahead.num_bytes)
         self._ahead = num_threads + 1
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
         self._share_bytes = share_bytes
@@ -81,6 +86,7 @@ class Pipeline:
     def close(self) -> None:
         """Waits for the messages being made and ends the threads. The store stays the caller's."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+        self._read_ahead.close()
         self._planner.close()
 
     @property
@@ -113,7 +119,7 @@ class Pipeline:
         is_shared = self._population.note(stream, client, steps.first_step, reach=reach)
         if self._population.is_solitary:
             self._shared.forget()
-        jobs = self._planner.jobs(steps)
+        jobs = self._read_ahead.through(self._planner.jobs(steps))
         if slots is not None and not is_shared:
             yield from self._messages_in_slots(jobs, slots, is_wanted)
             return

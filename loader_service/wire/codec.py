@@ -63,9 +63,10 @@ class PartHeader(PartFields):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-_FIELDS = loader_pb2.Batch.DESCRIPTOR.fields_by_name
+_NUMBERS: dict[str, int] = {field.name: field.number for field in loader_pb2.Batch.DESCRIPTOR.fields}
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _DTYPES: tuple[type[np.uint8] | type[np.float32], ...] = (np.uint8, np.float32)
+_DTYPES_LITTLE = tuple(np.dtype(kind).newbyteorder("<") for kind in _DTYPES)
 
 
 def pack_part(part: Part) -> bytes:
@@ -93,17 +94,17 @@ def pack_header(part: Part) -> bytes:
         ("generation", part.generation),
     ):
         if value:  # proto3 leaves zeros out
-            header += _varint(_FIELDS[name].number << 3 | _VARINT) + _varint(value)
+            header += _varint(_NUMBERS[name] << 3 | _VARINT) + _varint(value)
     for name, array, dtype in (
         ("labels", part.labels, "<i8"),
         ("indices", part.indices, "<i8"),
         ("colour_shifts", part.colour_shifts, "<f4"),
     ):
         if array.size:
-            header += _varint(_FIELDS[name].number << 3 | _LENGTH_DELIMITED) + _varint(array.nbytes)
+            header += _varint(_NUMBERS[name] << 3 | _LENGTH_DELIMITED) + _varint(array.nbytes)
             header += array.astype(dtype, copy=False).tobytes()
     if part.images.size and not part.slot:
-        header += _varint(_FIELDS["images"].number << 3 | _LENGTH_DELIMITED) + _varint(part.images.nbytes)
+        header += _varint(_NUMBERS["images"] << 3 | _LENGTH_DELIMITED) + _varint(part.images.nbytes)
     return bytes(header)
 
 
@@ -154,7 +155,7 @@ def unpack_header(head: memoryview, size: int) -> PartHeader | None:
             raise ValueError(f"field {number}: expected wire type 0 or 2, found {wire_type}")
         elif at + value > size:
             raise ValueError(f"field {number}: expected {value} bytes, found {size - at}")
-        elif number == _FIELDS["images"].number:
+        elif number == _NUMBERS["images"]:
             pixels_at = at
         elif at + value > len(head):
             return None
@@ -164,27 +165,24 @@ def unpack_header(head: memoryview, size: int) -> PartHeader | None:
     if at < size and pixels_at == size:
         return None
 
-    def array(name: str, dtype: str) -> npt.NDArray[np.generic]:
-        return np.frombuffer(payloads.get(_FIELDS[name].number, b""), dtype=dtype)
-
-    def scalar(name: str) -> int:
-        return scalars[_FIELDS[name].number]
-
-    if scalar("pixel_format") >= len(_DTYPES):
-        raise ValueError(f"expected a known pixel format, found {scalar('pixel_format')}")
-    num_images = scalar("num_images")
+    # By name, without a function of its own: its annotations would be made anew for every message.
+    scalar = {name: scalars[number] for name, number in _NUMBERS.items() if number in scalars}
+    labels, indices, shifts = (payloads.get(_NUMBERS[name], b"") for name in ("labels", "indices", "colour_shifts"))
+    if scalar["pixel_format"] >= len(_DTYPES):
+        raise ValueError(f"expected a known pixel format, found {scalar['pixel_format']}")
+    num_images = scalar["num_images"]
     header = PartHeader(
-        epoch=scalar("epoch"),
-        step=scalar("step"),
-        offset=scalar("offset"),
-        slice_size=scalar("slice_size"),
-        shape=(num_images, scalar("num_crops"), scalar("height"), scalar("width"), 3),
-        dtype=np.dtype(_DTYPES[scalar("pixel_format")]).newbyteorder("<"),
-        labels=array("labels", "<i8").reshape(num_images),  # type: ignore[arg-type]
-        indices=array("indices", "<i8").reshape(num_images),  # type: ignore[arg-type]
-        colour_shifts=array("colour_shifts", "<f4").reshape(num_images, 3),  # type: ignore[arg-type]
-        slot=scalar("slot"),
-        generation=scalar("generation"),
+        epoch=scalar["epoch"],
+        step=scalar["step"],
+        offset=scalar["offset"],
+        slice_size=scalar["slice_size"],
+        shape=(num_images, scalar["num_crops"], scalar["height"], scalar["width"], 3),
+        dtype=_DTYPES_LITTLE[scalar["pixel_format"]],
+        labels=np.frombuffer(labels, "<i8").reshape(num_images),
+        indices=np.frombuffer(indices, "<i8").reshape(num_images),
+        colour_shifts=np.frombuffer(shifts, "<f4").reshape(num_images, 3),
+        slot=scalar["slot"],
+        generation=scalar["generation"],
         pixels_at=pixels_at,
     )
     if not header.slot and size - pixels_at != header.num_pixel_bytes:

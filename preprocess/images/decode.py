@@ -34,9 +34,9 @@ class UnusableImageError(Exception):
     """The bytes cannot become an RGB image; the message is the reason that quarantine gives."""
 
 
-def missing_formats() -> tuple[str, ...]:
-    """Those of FORMATS that the PIL of this machine was compiled without."""
-    return tuple(name for name in FORMATS if name in _LIBRARIES and not features.check(_LIBRARIES[name]))
+def readable_formats() -> tuple[str, ...]:
+    """Those of FORMATS that the PIL of this machine was compiled with."""
+    return tuple(name for name in FORMATS if name not in _LIBRARIES or features.check(_LIBRARIES[name]))
 
 
 def decoder_versions() -> str:
@@ -45,7 +45,8 @@ def decoder_versions() -> str:
         pillow = f"pillow-simd {version('pillow-simd')}"
     except PackageNotFoundError:
         pillow = f"pillow {version('pillow')}"
-    without = "".join(f", without {name}" for name in missing_formats())
+    readable = readable_formats()
+    without = "".join(f", without {name}" for name in FORMATS if name not in readable)
     return f"{pillow}, simplejpeg {version('simplejpeg')}{without}"
 
 
@@ -88,11 +89,13 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
         raise UnusableImageError(f"too many pixels: {error}") from None
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):
-            if content.startswith(b"RIFF") and content[8:12] == b"WEBP" and "WEBP" in missing_formats():
+            if content.startswith(b"RIFF") and content[8:12] == b"WEBP" and "WEBP" not in readable_formats():
                 raise UnusableImageError(
                     "a WebP image, and this Pillow was compiled without WebP: install libwebp-dev and compile it again"
                 ) from None
-            raise UnusableImageError(f"expected an image ({', '.join(FORMATS)}), found {_describe(content)}") from None
+            raise UnusableImageError(
+                f"expected an image ({', '.join(readable_formats())}), found {_describe(content)}"
+            ) from None
         raise UnusableImageError(f"damaged: {one_line(error)}") from None
     width, height = image.size
     if width * height > max_pixels:

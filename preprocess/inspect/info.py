@@ -60,6 +60,7 @@ def describe(store: Store) -> dict[str, Any]:
         "store": str(store.path),
         "fingerprint": store.fingerprint,
         "image": asdict(manifest.image),
+        "readable_here": _readable_here(),
         "source": manifest.source,
         "splits": {
             name: {
@@ -80,6 +81,15 @@ def describe(store: Store) -> dict[str, Any]:
             "eigenvectors": statistics.eigenvectors.T.tolist(),
         },
     }
+
+
+def _readable_here() -> list[str]:
+    """The image formats that this machine could make stores of; none where Pillow is not installed."""
+    try:
+        from preprocess.images.decode import readable_formats
+    except ImportError:
+        return []
+    return list(readable_formats())
 
 
 def _classes(path: Path, manifest: Manifest) -> list[dict[str, Any]]:
@@ -107,6 +117,8 @@ def _lines(content: dict[str, Any]) -> list[str]:
         f"fingerprint  {content['fingerprint']}",
         f"source       {content['source'].get('root')} ({content['source'].get('layout')})",
         f"images       {made}",
+        f"decoded by   {content['source'].get('decoders', 'what was not recorded then')}",
+        f"this machine {_reads(content['readable_here'])}",
     ]
     for name, split in content["splits"].items():
         per_image = split["size_bytes"] / max(split["num_images"], 1) / 1e3
@@ -130,6 +142,10 @@ def _lines(content: dict[str, Any]) -> list[str]:
     if len(classes) > _NUM_CLASSES_SHOWN:
         lines.append(f"  ... {len(classes) - _NUM_CLASSES_SHOWN:,} more: --json lists them all")
     return lines
+
+
+def _reads(formats: list[str]) -> str:
+    return f"reads {', '.join(formats)}" if formats else "reads no images: Pillow is not installed"
 
 
 def _row(values: Any, decimals: int) -> str:

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -18,6 +17,7 @@ from preprocess.errors import DamagedRecordError
 from preprocess.images.statistics import StatisticsAccumulator, finish
 from preprocess.images.stored import stored_pixels
 from preprocess.store.format import STATISTICS_SPLIT, ContentDigest, ImageSpec, Statistics
+from preprocess.store.page_cache import left_as_found
 from preprocess.store.reader import SplitReader, Store, spread
 from preprocess.store.sidecar import PartialStatistics, file_digest, read_partial, read_sidecar
 
@@ -90,27 +90,13 @@ def _print(report: VerifyReport, *, as_json: bool) -> None:
 
 
 def _check_all(config: VerifyConfig, shards: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, _ShardCheck]]:
-    """Each shard's check, as they are done. A shard so damaged that LMDB crashes the process is found too."""
+    """Each shard's check, as they are done."""
     workers = config.workers or os.cpu_count() or 1
-    unchecked = set(shards)
     spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
-            futures = {pool.submit(_check_shard, config.store, *shard, config.all): shard for shard in shards}
-            for future in as_completed(futures):
-                shard = futures[future]
-                check = future.result()
-                unchecked.discard(shard)
-                yield *shard, check
-    except BrokenProcessPool:
-        for shard in sorted(unchecked):
-            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                try:
-                    check = pool.submit(_check_shard, config.store, *shard, config.all).result()
-                except BrokenProcessPool:
-                    problem = f"{shard[0]} shard {shard[1]}: LMDB crashes when reading it: its index is damaged"
-                    check = _ShardCheck(num_images=0, num_decoded=0, problems=(problem,))
-            yield *shard, check
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
+        futures = {pool.submit(_check_shard, config.store, *shard, config.all): shard for shard in shards}
+        for future in as_completed(futures):
+            yield *futures[future], future.result()
 
 
 @lru_cache(maxsize=1)
@@ -123,10 +109,11 @@ def _check_shard(path: Path, split: str, number: int, decode_all: bool) -> _Shar
     """Checks one shard. Runs in a process of the pool."""
     store = _open_store(path)
     reader = store.split(split)
-    try:
-        return _check_records(store, reader, number, decode_all)
-    finally:
-        reader.close()
+    with left_as_found(path / reader.info.shards[number].file):
+        try:
+            return _check_records(store, reader, number, decode_all)
+        finally:
+            reader.close()
 
 
 def _check_records(store: Store, reader: SplitReader, number: int, decode_all: bool) -> _ShardCheck:

@@ -3,11 +3,14 @@
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
+from commandline import one_line
 from commandline.stopping import StopRequests
 from preprocess.errors import PreprocessError
+from preprocess.job.reachable import check_reachable
 
 _Work = TypeVar("_Work")
 _Result = TypeVar("_Result")
@@ -27,6 +30,11 @@ _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing about this machine is sent anywhere
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no advice about accelerators
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first error ends the run; those of tasks in flight would bury it
+}
+# Where a cluster is joined: a service that is none is given up in seconds rather than minutes.
+_JOIN_ENVIRONMENT = {
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
+    "RAY_py_gcs_connect_timeout_s": "5",
 }
 
 
@@ -57,17 +65,13 @@ class Cluster:
         """Starts or joins the Ray. Raises PreprocessError when it is not reached or has no room for a task."""
         if self._connected:
             return
-        for name, value in _RAY_ENVIRONMENT.items():
+        for name, value in (_RAY_ENVIRONMENT | (_JOIN_ENVIRONMENT if self._address is not None else {})).items():
             os.environ.setdefault(name, value)
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         if not ray.is_initialized():
-            try:
-                self._init()
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token"
-                raise PreprocessError(f"--ray-address {self._address}: no Ray is reached{hint}: {error}") from None
+            self._init()
             self._started_here = True
         self._connected = True
         most = max((resources.get("memory", 0) for resources in _nodes()), default=0)
@@ -82,9 +86,19 @@ class Cluster:
 
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if self._address is not None:
-            ray.init(address=self._address, **options)
-        else:
-            # Said outright: without it Ray would join whatever cluster it finds on this machine.
+            check_reachable(self._address)
+            try:
+                ray.init(address=self._address, **options)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token"
+                raise PreprocessError(
+                    f"--ray-address {self._address}: no Ray is reached{hint}: {one_line(error)}"
+                ) from None
+            return
+        # Ray's own processes would inherit it, and do not start without their docstrings.
+        os.environ.pop("PYTHONOPTIMIZE", None)
+        try:
+            # Said outright: without the address Ray would join whatever cluster it finds on this machine.
             ray.init(
                 address="local",
                 num_cpus=self._workers,
@@ -92,6 +106,12 @@ class Cluster:
                 object_store_memory=_OBJECT_STORE_BYTES,
                 **options,
             )
+        except Exception as error:  # of any kind: what its processes found is told by one of them, or by none
+            home, temporary = os.path.expanduser("~"), os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+            raise PreprocessError(
+                f"a local Ray does not start: {one_line(error)[:300]}; it needs a HOME that it can write (now {home}) "
+                f"and a short TMPDIR, since its sockets' names have at most 107 bytes (now {temporary})"
+            ) from None
 
     @property
     def num_cpus(self) -> int:

@@ -37,8 +37,10 @@ def begin_or_resume(store: Path, terms: Mapping[str, Any]) -> None:
             if terms.get(name) != old
         ]
         if changed:
+            decoders = any(change.startswith("decoders ") for change in changed)
+            pixels = " (which gives other pixels, and so another fingerprint)" if decoders else ""
             raise ResumeError(
-                f"{store}: was begun with another source or other parameters: {'; '.join(changed)}; "
+                f"{store}: was begun with another source or other parameters: {'; '.join(changed)}{pixels}; "
                 "give the same ones, or another --out"
             )
     else:

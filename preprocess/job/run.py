@@ -228,7 +228,12 @@ def _finish_store(
         classes=source.classes,
         splits=splits,
         statistics_sha256=statistics_sha256,
-        source={"layout": source.layout, "root": source.root, "digest": source.digest()},
+        source={
+            "layout": source.layout,
+            "root": source.root,
+            "digest": source.digest(),
+            "decoders": decoder_versions(),
+        },
     )
     made = sum(outcome.num_images for outcome in outcomes)
     report = RunReport(

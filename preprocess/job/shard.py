@@ -155,7 +155,10 @@ def _check_machine(work: ShardWork, store: Path, storage: Storage) -> None:
     """Raises PreprocessError when this machine has not what the driver's has: decoders, store, source."""
     here = socket.gethostname()
     if decoder_versions() != work.decoders:
-        raise PreprocessError(f"{here}: expected the driver's {work.decoders}, found {decoder_versions()}")
+        raise PreprocessError(
+            f"{here}: expected the driver's {work.decoders}, found {decoder_versions()}, which gives other pixels "
+            "and so another fingerprint"
+        )
     if not (store / SHARDS_DIRECTORY).is_dir():
         raise PreprocessError(
             f"{here}: expected the store that the driver began at {store}, found none; share the folder"

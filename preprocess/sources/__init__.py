@@ -43,6 +43,7 @@ def read_source(root: str, options: SourceOptions, map_tasks: MapTasks, *, layou
     reading = Reading(storage=storage, options=options, map_tasks=map_tasks, ledger=ledger)
     try:
         with client_errors(storage, ""):
+            storage.reach()
             if not storage.is_folder(""):
                 raise SourceError(f"{root}: expected a folder, found {_found_instead(storage)}")
             if not storage.list(""):
@@ -74,12 +75,13 @@ def detect_layout(storage: Storage) -> Layout:
         return "webdataset"
     if folder.detect(storage):
         return "folder"
+    known = recognise(storage)
+    if known is not None:
+        raise SourceError(f"{storage.root}: expected one of the layouts {', '.join(get_args(Layout))}, found {known}")
     layouts = "; ".join(
         f"{module.LAYOUT}: {module.EXPECTED}" for module in (official, kaggle, cifar, parquet, webdataset, folder)
     )
-    raise SourceError(
-        f"{storage.root}: expected one of the layouts ({layouts}), found none of them{_perhaps(storage, None)}"
-    )
+    raise SourceError(f"{storage.root}: expected one of the layouts ({layouts}), found none of them")
 
 
 def _read(reading: Reading, layout: Layout) -> Source:

@@ -12,6 +12,7 @@ from preprocess.sources.options import Reading
 from preprocess.sources.storage import FileInfo
 from preprocess.sources.tar_index import TarIndex, index_images
 from preprocess.sources.tar_reader import GZIP_SUFFIXES, TAR_SUFFIXES, is_tar, whole_tar
+from preprocess.sources.unreadable import of_name
 
 # Deeper than any data set.
 _MAX_DEPTH = 32
@@ -30,10 +31,8 @@ def list_train(reading: Reading, folder: str) -> tuple[list[str], ImageList]:
         return class_ids, _list_folders(reading, infos, class_ids, folder)
     class_ids = [_class_of_tar(info.name) for info in infos if is_tar(info.name)]
     if not class_ids:
-        found = next((info.name for info in infos if info.name.lower().endswith(_ARCHIVE_SUFFIXES)), None)
-        raise SourceError(
-            f"{where}: expected a folder or a tar for each class, found {'none' if found is None else found}"
-        )
+        found = next((f"{info.name}: {of_name(info.name)}" for info in infos if of_name(info.name)), "none")
+        raise SourceError(f"{where}: expected a folder or a tar for each class, found {found}")
     if len(set(class_ids)) < len(class_ids):
         raise SourceError(f"{where}: expected one tar for each class, found one gzipped and one not")
     return sorted(class_ids, key=os.fsencode), _list_tars(reading, infos, sorted(class_ids, key=os.fsencode))

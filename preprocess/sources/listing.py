@@ -136,7 +136,10 @@ class ImageListBuilder:
         self._names += name
         self._name_ends.append(len(self._names))
         self._labels.append(label)
-        self._sizes.append(min(size_bytes, _LARGEST_SIZE))
+        try:
+            self._sizes.append(size_bytes)
+        except OverflowError:
+            self._sizes.append(_LARGEST_SIZE)
         if self._access != "file":
             self._container_indices.append(len(self._containers) - 1)
             self._offsets.append(offset)

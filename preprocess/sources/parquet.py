@@ -63,6 +63,7 @@ def read(reading: Reading) -> Source:
     if "val" not in used and "test" in files and found[used["train"][0]].columns.image.startswith("img"):
         # CIFAR's images are of two splits, and its test images have labels.
         used["val"] = files.pop("test")
+        ledger.notes.append("the validation split is the test files")
         found |= _index(storage, map_tasks, {"val": used["val"]})
     file_names = read_class_names(storage, ledger)
     account(storage, ledger, itertools.chain(*used.values()))

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 from commandline import one_line
 from preprocess.errors import SourceError
 
+_REACH_S = 20.0
+
 
 class FileInfo(NamedTuple):
     """One name in a folder."""
@@ -39,6 +41,9 @@ class Storage(Protocol):
 
     root: str
     is_local: bool
+
+    def reach(self) -> None:
+        """Asks for the root once. Raises SourceError when nothing answers within seconds, or what the client raises."""
 
     def list(self, folder: str) -> list[FileInfo]:
         """What ``folder`` holds, sorted by name. Raises OSError."""
@@ -81,6 +86,9 @@ class LocalStorage:
         self.root = root
         # Each thread keeps the file open that it read from last: the path and the descriptor, by thread.
         self._files: dict[int, tuple[str, int]] = {}
+
+    def reach(self) -> None:
+        pass
 
     def list(self, folder: str) -> list[FileInfo]:
         prefix = f"{folder}/" if folder else ""
@@ -155,6 +163,26 @@ class RemoteStorage:
         except (ImportError, ValueError) as error:
             raise SourceError(f"{root}: cannot be opened: {error}") from None
         self._base = str(base).rstrip("/")
+
+    def reach(self) -> None:
+        failures: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                self._fs.info(self._path(""))
+            except FileNotFoundError:
+                pass  # some have no folders, only names that begin alike
+            except Exception as error:
+                failures.append(error)
+
+        # Clients have timeouts of minutes, and try again. The thread, being a daemon, does not outlive the process.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(_REACH_S)
+        if thread.is_alive():
+            raise SourceError(f"{self.root}: expected a service that answers, found none within {_REACH_S:.0f} s")
+        if failures:
+            raise failures[0]
 
     def list(self, folder: str) -> list[FileInfo]:
         base = self._path(folder)

@@ -71,15 +71,17 @@ def detect(storage: Storage) -> bool:
     """Whether there are tars called after a split, or tars of samples with labels."""
     tars = find_shards(storage, is_tar)
     named = [path for path in tars if splits_in(path.rsplit("/", 1)[-1]) & {"train", "val"}]
-    return bool(named) or any(holds_labels(storage, path) for path in tars[:1])
+    return bool(named) or (bool(tars) and _holds_labels(storage, tars[0]))
 
 
-def holds_labels(storage: Storage, path: str) -> bool:
-    """Whether one of a tar's first members is a label. Raises SourceError when it is no tar."""
-    section = whole_tar(storage, path)
-    with client_errors(storage, path), open_container(storage, path) as file:
-        some = itertools.islice(iterate_members(file, section), _LOOKED_AT)
-        return any(member.name.lower().endswith(_LABEL_SUFFIX) for member in some)
+def _holds_labels(storage: Storage, path: str) -> bool:
+    """Whether one of a tar's first members is a label; not in one that is damaged before that."""
+    try:
+        with client_errors(storage, path), open_container(storage, path) as file:
+            some = itertools.islice(iterate_members(file, whole_tar(storage, path)), _LOOKED_AT)
+            return any(member.name.lower().endswith(_LABEL_SUFFIX) for member in some)
+    except SourceError:
+        return False
 
 
 def read(reading: Reading) -> Source:

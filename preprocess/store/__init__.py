@@ -10,7 +10,7 @@ from preprocess.store.format import (
     SplitInfo,
     Statistics,
 )
-from preprocess.store.reader import Store
+from preprocess.store.reader import Reads, Store
 from preprocess.store.writer import ShardWriter, write_manifest, write_statistics
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Encoding",
     "ImageSpec",
     "Manifest",
+    "Reads",
     "ShardInfo",
     "ShardWriter",
     "SplitInfo",

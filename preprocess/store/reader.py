@@ -1,31 +1,28 @@
-"""Opens a store and reads its records: read-only, thread-safe, nothing copied."""
+"""Opens a store and reads its records: read-only, thread-safe."""
 
 import bisect
 import hashlib
 import io
-import os
 import resource
 import threading
+from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import lmdb
 import numpy as np
 
 from preprocess.errors import DamagedRecordError, StoreError
-from preprocess.store import environments
 from preprocess.store.format import (
     MANIFEST_NAME,
-    NAMES_KEY,
     STATISTICS_NAME,
     Manifest,
     ShardInfo,
     SplitInfo,
     Statistics,
-    shard_key,
     unpack_record,
 )
+from preprocess.store.shard_file import ShardFile
 
 # Left for sockets, logs and libraries beside the shards, which stay open once read.
 _OTHER_OPEN_FILES = 512
@@ -34,7 +31,7 @@ _OTHER_OPEN_FILES = 512
 class Store:
     """A complete store, opened for reading. Shards are opened when first read and stay open until ``close``.
 
-    Safe for use from many threads; not to be carried across a fork. Opening checks the manifest, the statistics'
+    Safe for use from many threads. Opening checks the manifest, the statistics'
     digest and every shard's size, and reads no image. Raises StoreError when something is missing or of another
     format version.
     """
@@ -47,7 +44,8 @@ class Store:
             for shard in split.shards:
                 _check_size(path, shard)
         _allow_open_files(path, sum(len(split.shards) for split in self.manifest.splits.values()))
-        self._splits = {name: SplitReader(path, name, info) for name, info in self.manifest.splits.items()}
+        self.reads = Reads()
+        self._splits = {name: SplitReader(path, name, info, self.reads) for name, info in self.manifest.splits.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -66,48 +64,66 @@ class Store:
         return self._splits[name]
 
     def close(self) -> None:
-        """Closes every shard; views of records die with it, so no thread may be reading."""
+        """Closes every shard; no thread may be reading."""
         for split in self._splits.values():
             split.close()
+
+
+class Reads:
+    """What has been read from a store, and how often and how long its readers waited for the disk. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self.num_waits = 0
+        self.wait_s = 0.0
+        self._lock = threading.Lock()
+
+    def add_wait(self, wait_s: float) -> None:
+        with self._lock:
+            self.num_waits += 1
+            self.wait_s += wait_s
 
 
 class SplitReader:
     """The records of one split, by index ``[0, num_images)``."""
 
-    def __init__(self, store: Path, name: str, info: SplitInfo) -> None:
-        self._store = store
+    def __init__(self, store: Path, name: str, info: SplitInfo, reads: Reads) -> None:
+        self._store, self._reads = store, reads
         self.name = name
         self.info = info
         self.num_images = info.num_images
         self._ends = list(accumulate(shard.num_images for shard in info.shards))
-        self._environments: dict[int, Any] = {}
-        self._opened: dict[int, tuple[str, os.stat_result]] = {}
+        self._files: dict[int, ShardFile] = {}
         self._lock = threading.Lock()
-        self._local = threading.local()
 
     def read(self, index: int) -> tuple[int, memoryview]:
-        """The label and image bytes of record ``index``; the view is valid until the store is closed.
+        """The label and image bytes of record ``index``; the view stays valid.
 
         Raises DamagedRecordError, naming shard and key, when the record's checksum does not hold, or when the shard has
         become shorter since it was opened.
         """
         shard, position = self.locate(index)
-        self._check_length(shard, position)
-        record = self._transaction(shard).get(shard_key(position))
-        if record is None:
-            raise DamagedRecordError(f"{self._file(shard)}: key {position}: expected a record, found none")
+        file = self._file(shard)
         try:
-            return unpack_record(memoryview(record))
+            return unpack_record(self._record(file, position))
         except ValueError as error:
-            raise DamagedRecordError(f"{self._file(shard)}: key {position}: {error}") from None
+            raise DamagedRecordError(f"{file.path}: key {position}: {error}") from None
+
+    def will_need(self, indices: Iterable[int]) -> int:
+        """Has the kernel begin to read records that will be read soon; returns their bytes.
+
+        It waits for no record, but may wait for the device to take the requests. Raises DamagedRecordError.
+        """
+        positions: dict[int, list[int]] = {}
+        for index in indices:
+            shard, position = self.locate(index)
+            positions.setdefault(shard, []).append(position)
+        return sum(self._file(shard).will_need(wanted) for shard, wanted in positions.items())
 
     def names(self, shard: int) -> list[bytes]:
         """Where each image of a shard came from, in key order."""
-        packed = self._transaction(shard).get(NAMES_KEY)
-        if packed is None:
-            raise DamagedRecordError(f"{self._file(shard)}: expected the list of names, found none")
-        names = bytes(packed).split(b"\0")
-        return names if self.info.shards[shard].num_images else []
+        num_images = self.info.shards[shard].num_images
+        return bytes(self._record(self._file(shard), num_images)).split(b"\0") if num_images else []
 
     def locate(self, index: int) -> tuple[int, int]:
         """The shard and the position in it of record ``index``."""
@@ -118,51 +134,28 @@ class SplitReader:
 
     def close(self) -> None:
         with self._lock:
-            self._local = threading.local()
-            for shard in self._environments:
-                environments.release(self._file(shard))
-            self._environments.clear()
-            self._opened.clear()
+            while self._files:
+                self._files.popitem()[1].close()
 
-    def _file(self, shard: int) -> Path:
-        return self._store / self.info.shards[shard].file
+    def _record(self, file: ShardFile, position: int) -> memoryview:
+        record, wait_s = file.read(position)
+        self._reads.num_bytes += len(record)  # no lock: a count now and then lost costs less
+        if wait_s:
+            self._reads.add_wait(wait_s)
+        return record
 
-    def _check_length(self, shard: int, position: int) -> None:
-        """Raises DamagedRecordError when an open file has been cut short in place: to touch what is mapped beyond its
-        end would kill the process. One that was unlinked or replaced is whole behind its mapping. Takes 2 us.
-        """
-        if shard not in self._opened:
-            return
-        file, opened = self._opened[shard]
-        try:
-            now = os.stat(file)
-        except OSError:
-            return
-        if now.st_size < opened.st_size and now.st_ino == opened.st_ino and now.st_dev == opened.st_dev:
-            raise DamagedRecordError(
-                f"{file}: key {position}: expected a shard of {opened.st_size:,} bytes, found {now.st_size:,}: "
-                "truncated since it was opened"
-            )
-
-    def _transaction(self, shard: int) -> Any:
-        """This thread's read transaction on a shard: the files never change, so it may stay open for good."""
-        transactions: dict[int, Any] | None = getattr(self._local, "transactions", None)
-        if transactions is None:
-            transactions = self._local.transactions = {}
-        if shard not in transactions:
-            transactions[shard] = self._environment(shard).begin(buffers=True)
-        return transactions[shard]
-
-    def _environment(self, shard: int) -> Any:
-        with self._lock:
-            if shard not in self._environments:
-                found = _check_size(self._store, self.info.shards[shard])
-                try:
-                    self._environments[shard] = environments.acquire(self._file(shard))
-                except lmdb.Error as error:
-                    raise DamagedRecordError(f"{self._file(shard)}: LMDB cannot open it: {error}") from None
-                self._opened[shard] = str(self._file(shard)), found
-            return self._environments[shard]
+    def _file(self, shard: int) -> ShardFile:
+        file = self._files.get(shard)
+        if file is None:
+            # Without the lock, since it waits for the disk: many shards are opened at once when a stream begins.
+            info = self.info.shards[shard]
+            _check_size(self._store, info)
+            opened = ShardFile(self._store / info.file, info)
+            with self._lock:
+                file = self._files.setdefault(shard, opened)
+            if file is not opened:
+                opened.close()
+        return file
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -204,7 +197,7 @@ def _read_statistics(path: Path, manifest: Manifest) -> Statistics:
 def _allow_open_files(path: Path, num_shards: int) -> None:
     """Raises the process's limit of open files where the store's shards do not fit: ImageNet's 1,300 are over the
     usual 1,024. Raises StoreError when the system does not allow it."""
-    needed = num_shards + _OTHER_OPEN_FILES
+    needed = 2 * num_shards + _OTHER_OPEN_FILES  # Python's mapping of a file holds it open a second time
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
@@ -216,7 +209,7 @@ def _allow_open_files(path: Path, num_shards: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _check_size(store: Path, shard: ShardInfo) -> os.stat_result:
+def _check_size(store: Path, shard: ShardInfo) -> None:
     path = store / shard.file
     try:
         found = path.stat()
@@ -226,4 +219,3 @@ def _check_size(store: Path, shard: ShardInfo) -> os.stat_result:
         raise DamagedRecordError(
             f"{path}: expected {shard.size_bytes:,} bytes, found {found.st_size:,}: truncated or foreign"
         )
-    return found

@@ -17,7 +17,7 @@ from tests.processes import free_port
 def query(url: str, expression: str) -> list[dict[str, Any]]:
     """The vector that ``expression`` gives now; raises when Prometheus refuses it."""
     parameters = urllib.parse.urlencode({"query": expression})
-    with urllib.request.urlopen(f"{url}/api/v1/query?{parameters}", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/api/v1/query?{parameters}", timeout=60) as answer:
         result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return result
 
@@ -40,7 +40,7 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]], rules: Path) 
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 100
         while True:
             try:
                 query(url, "1")
@@ -52,4 +52,4 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]], rules: Path) 
         yield url
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)

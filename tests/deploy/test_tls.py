@@ -26,15 +26,25 @@ def test_a_deployment_end_to_end(tiny_store: Path, tmp_path: Path, capsys: pytes
     options = ("--tls-cert", tls / "server.crt", "--tls-key", tls / "server.key", "--token-file", tls / "token")
     with loader_processes(tiny_store, 1, *map(str, options), "--tls-client-ca", str(tls / "ca.crt")) as replicas:
 
-        def digest(folder: Path, *more: str) -> int:
+        def digest(folder: Path, *more: str, timeout_s: int = 60) -> int:
             credentials = ("--tls-cert", folder / "client.crt", "--tls-key", folder / "client.key")
-            known = ("--tls-ca", tls / "ca.crt", "--token-file", folder / "token", "--service-timeout-s", "1")
-            return main(["digest", "--target", replicas[0].target, *map(str, credentials + known), *more])
+            known = ("--tls-ca", tls / "ca.crt", "--token-file", folder / "token")
+            return main(
+                [
+                    "digest",
+                    "--target",
+                    replicas[0].target,
+                    *map(str, credentials + known),
+                    "--service-timeout-s",
+                    str(timeout_s),
+                    *more,
+                ]
+            )
 
         assert digest(tls) == 0
         assert digest(tls, "--tls-server-name", "loader.example") == 0
-        assert digest(tls, "--tls-server-name", "elsewhere.example") == 1
-        assert digest(other) == 1
+        assert digest(tls, "--tls-server-name", "elsewhere.example", timeout_s=1) == 1
+        assert digest(other, timeout_s=1) == 1
     capsys.readouterr()
 
 

@@ -104,9 +104,9 @@ def wait_for(code: grpc.StatusCode, call: Callable[[], Any]) -> None:
 
 def one_step(server: LoaderServer, channel: grpc.Channel) -> None:
     stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
-    description = stub.Describe(pb.DescribeRequest(), timeout=20)
+    description = stub.Describe(pb.DescribeRequest(), timeout=60)
     request = request_of(description, split="train", view=pb.VIEW_CENTRE, batch_size=10, last_step=1)
-    assert sum(part.num_images for part in stub.StreamBatches(request, timeout=20)) == 10
+    assert sum(part.num_images for part in stub.StreamBatches(request, timeout=60)) == 10
 
 
 @pytest.mark.parametrize("method", [CHECK, WATCH, DESCRIBE, STREAM])
@@ -117,8 +117,8 @@ def test_calls_without_a_request_hold_nobody_up(tiny_store: Path, method: str) -
         connect(server) as channel,
     ):
         check = channel.unary_unary(CHECK, bytes, bytes)
-        assert check(b"", timeout=20) == b"\x08\x01"
-        assert channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=20)
+        assert check(b"", timeout=60) == b"\x08\x01"
+        assert channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=60)
         # Each is ended: refused at once, told the status of the whole server, or cancelled after a while.
         codes = {code_of(lambda call=call: list(call)) for call in waiting}  # type: ignore[misc]
         assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}
@@ -138,7 +138,7 @@ def test_a_wrong_token_is_refused_without_a_request(tiny_store: Path, tmp_path: 
             grpc.StatusCode.UNAUTHENTICATED
         }
         assert channel.unary_unary(DESCRIBE, bytes, bytes)(
-            b"", timeout=20, metadata=(("authorization", "Bearer right"),)
+            b"", timeout=60, metadata=(("authorization", "Bearer right"),)
         )
 
 
@@ -146,8 +146,8 @@ def test_a_wrong_token_is_refused_without_a_request(tiny_store: Path, tmp_path: 
 def test_a_call_that_ends_without_a_request(tiny_store: Path, method: str) -> None:
     with served(tiny_store) as server, connect(server) as channel:
         call = channel.stream_stream(method, bytes, bytes)
-        assert code_of(lambda: list(call(iter(()), timeout=20))) == grpc.StatusCode.UNIMPLEMENTED
-        too_large = code_of(lambda: list(call(iter((bytes(70_000),)), timeout=20)))
+        assert code_of(lambda: list(call(iter(()), timeout=60))) == grpc.StatusCode.UNIMPLEMENTED
+        too_large = code_of(lambda: list(call(iter((bytes(70_000),)), timeout=60)))
         assert too_large == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -160,7 +160,7 @@ def test_descriptions_that_nobody_takes_are_bounded(tiny_store: Path) -> None:
     ):
 
         def describe() -> Any:
-            return channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=20)
+            return channel.unary_unary(DESCRIBE, bytes, bytes)(b"", timeout=60)
 
         with unread_calls(server, DESCRIBE, 5):
             name = "alexnet_loader_errors_total"
@@ -206,7 +206,7 @@ def test_a_watch_is_told_of_the_end(tiny_store: Path) -> None:
 def test_watches_that_nobody_reads_hold_nobody_up(tiny_store: Path) -> None:
     with served(tiny_store) as server, connect(server) as channel, unread_calls(server, WATCH, 3):
         for _ in range(10):
-            assert channel.unary_unary(CHECK, bytes, bytes)(b"", timeout=20) == b"\x08\x01"
+            assert channel.unary_unary(CHECK, bytes, bytes)(b"", timeout=60) == b"\x08\x01"
         stopping = threading.Thread(target=server.stop, args=(0.0,))
         stopping.start()
         stopping.join(20)

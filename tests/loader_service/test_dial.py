@@ -70,7 +70,7 @@ def hanging(real: Callable[..., object], asked: threading.Event, answered: threa
     def look_up(host: str, *arguments: object, **options: object) -> object:
         if host.endswith(".test") and not options.get("flags"):
             asked.set()
-            answered.wait(30)
+            answered.wait(60)
         return real(host, *arguments, **options)
 
     return look_up

@@ -91,13 +91,14 @@ def test_memory(tmp_path: Path) -> None:
         "proc/self/cgroup": "0::/a",
         "sys/fs/cgroup/a/memory.max": "4000000000",
         "sys/fs/cgroup/a/memory.current": "3000000000",
-        "sys/fs/cgroup/a/memory.stat": "anon 1000000000\ninactive_file 500000000",
+        "sys/fs/cgroup/a/memory.stat": "anon 1000000000\ninactive_file 300000000\nactive_file 200000000",
     }
     assert available_bytes(write(tmp_path, group)) == 1_500_000_000
     older = {
         "proc/self/cgroup": "5:memory:/a",
         "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "2000000000",
         "sys/fs/cgroup/memory/a/memory.usage_in_bytes": "500000000",
+        "sys/fs/cgroup/memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 0\ntotal_active_file 0",
         "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
         "sys/fs/cgroup/memory/memory.usage_in_bytes": "9000000000",
     }

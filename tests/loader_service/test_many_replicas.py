@@ -146,6 +146,18 @@ def test_mute_addresses_hold_nothing_up(store: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader-describe")]
 
 
+def test_a_fleet_has_one_mean_image(store: Path) -> None:
+    """A client's memory does not grow with its replicas by what they all say alike."""
+    together = Together(1)
+    together.is_open.set()
+    with fleet(store, together, 3) as targets, LoaderClient(targets) as client:
+        with client.stream(SPEC) as stream:
+            assert len(list(stream)) == 60
+        answers = [answer.result() for answer in client._descriptions._answers.values()]
+    assert len({id(answer.mean_image) for answer in answers}) == len({id(answer.classes) for answer in answers}) == 1
+    assert len({answer.shared_memory_socket for answer in answers}) == 3, "what is one replica's own stays its own"
+
+
 def test_an_address_is_asked_once(store: Path) -> None:
     """However many streams and connections a client has."""
     with serving(store) as target:

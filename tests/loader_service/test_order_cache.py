@@ -25,7 +25,7 @@ class Compute:
 
     def __call__(self, num_images: int, seed: int, epoch: int) -> Any:
         self.keys.append((num_images, seed, epoch))
-        assert self.may_go_on.wait(30)
+        assert self.may_go_on.wait(60)
         if self.failures:
             self.failures -= 1
             raise MemoryError("for a moment")

@@ -55,11 +55,11 @@ def request_(tiny_store: Path) -> pb.StreamBatchesRequest:
 
 
 def test_generated_stub_is_served(stub: Any, request_: pb.StreamBatchesRequest) -> None:
-    description = stub.Describe(pb.DescribeRequest(), timeout=10)
+    description = stub.Describe(pb.DescribeRequest(), timeout=60)
     assert description.fingerprint == request_.fingerprint
     assert [(s.name, s.num_images) for s in description.splits] == [("train", 100), ("val", 30)]
     assert len(description.mean_image) == 64 * 64 * 3 * 4
-    parts = list(stub.StreamBatches(request_, timeout=10))
+    parts = list(stub.StreamBatches(request_, timeout=60))
     assert sum(part.num_images for part in parts) == 20
     assert all(len(part.images) == part.num_images * 56 * 56 * 3 for part in parts)
     assert all(len(part.images) <= LIMITS.message_bytes for part in parts)
@@ -91,7 +91,7 @@ def test_bad_requests(
 ) -> None:
     setattr(request_, field, value)
     with pytest.raises(grpc.RpcError) as caught:
-        list(stub.StreamBatches(request_, timeout=10))
+        list(stub.StreamBatches(request_, timeout=60))
     assert caught.value.code() == code
     assert text in str(caught.value.details())
 
@@ -127,10 +127,10 @@ KNOWN_STATUSES = {
 @settings(max_examples=2000)
 def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]) -> None:
     stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
-    fingerprint = stub.Describe(pb.DescribeRequest(), timeout=10).fingerprint
+    fingerprint = stub.Describe(pb.DescribeRequest(), timeout=60).fingerprint
     request = pb.StreamBatchesRequest(fingerprint=fingerprint, pipeline_version=pipeline_version("jpeg"), **fields)
     try:
-        list(stub.StreamBatches(request, timeout=20))
+        list(stub.StreamBatches(request, timeout=60))
         status = grpc.StatusCode.OK
     except grpc.RpcError as error:
         status = error.code()
@@ -143,7 +143,7 @@ def test_any_bytes_to_the_port(loader_target: str, data: bytes) -> None:
     """Not gRPC at all, or the beginning of it: the connection is dropped and nothing else happens."""
     host, _, port = loader_target.rpartition(":")
     for opening in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(opening + data)
             connection.shutdown(socket.SHUT_WR)
             with suppress(ConnectionError):
@@ -156,7 +156,7 @@ def test_any_bytes_to_the_port(loader_target: str, data: bytes) -> None:
 def test_any_bytes_as_a_request(channel: grpc.Channel, data: bytes) -> None:
     ask = channel.unary_stream("/loader_service.v1.LoaderService/StreamBatches", bytes, bytes)
     with pytest.raises(grpc.RpcError) as caught:
-        list(ask(data, timeout=20))
+        list(ask(data, timeout=60))
     assert caught.value.code() in {
         grpc.StatusCode.FAILED_PRECONDITION,  # it happened to be a request, without a fingerprint
         grpc.StatusCode.INTERNAL,  # gRPC's own word for a message that cannot be parsed
@@ -165,7 +165,7 @@ def test_any_bytes_as_a_request(channel: grpc.Channel, data: bytes) -> None:
 
 def test_health(channel: grpc.Channel) -> None:
     check: Any = channel.unary_unary("/grpc.health.v1.Health/Check", bytes, bytes)
-    assert check(b"", timeout=5) == b"\x08\x01"
+    assert check(b"", timeout=60) == b"\x08\x01"
 
 
 def test_streams_over_the_limit(tiny_store: Path) -> None:
@@ -182,16 +182,16 @@ def test_streams_over_the_limit(tiny_store: Path) -> None:
                 batch_size=100,
                 last_step=1,
             )
-        first = stub.StreamBatches(request, timeout=30)
+        first = stub.StreamBatches(request, timeout=60)
         next(first)
-        second = stub.StreamBatches(request, timeout=10)
+        second = stub.StreamBatches(request, timeout=60)
         with pytest.raises(grpc.RpcError) as caught:
             next(second)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         trailers: Any = caught.value.trailing_metadata()
         assert int(dict(trailers)["retry-after-ms"]) > 0
         assert len(list(first)) == 99
-        assert len(list(stub.StreamBatches(request, timeout=30))) == 100
+        assert len(list(stub.StreamBatches(request, timeout=60))) == 100
 
 
 @pytest.mark.parametrize("grace_s", [0.0, 1.0])

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not is_supported(), reason="shared memory needs 
 def test_a_stream_whose_session_ends_does_not_end_with_ok(tiny_store: Path) -> None:
     with serving(tiny_store) as target, grpc.insecure_channel(target) as channel:
         stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
-        description = stub.Describe(pb.DescribeRequest(), timeout=20)
+        description = stub.Describe(pb.DescribeRequest(), timeout=60)
         request = request_of(description, split="train", view=pb.VIEW_CENTRE, batch_size=1, last_step=64)
         with SharedMemorySession(description.shared_memory_socket) as session:
             stream = stub.StreamBatches(request, timeout=60, metadata=(("shared-memory-session", session.token),))
@@ -94,4 +94,4 @@ def test_out_of_descriptors() -> None:
         SharedMemorySession(server.name).close()
         server.close()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=100)

@@ -95,7 +95,7 @@ def test_a_client_that_was_stopped(tiny_store: Path) -> None:
                 client.send_signal(signal.SIGCONT)
                 time.sleep(0.5)
                 relay.is_open.set()
-                _, complaint = client.communicate(timeout=60)
+                _, complaint = client.communicate(timeout=100)
                 assert client.returncode == 0, complaint
             finally:
                 client.kill()
@@ -135,7 +135,7 @@ def test_a_name_service_that_fails(tiny_store: Path, monkeypatch: pytest.MonkeyP
             with client.stream(SPEC, num_epochs=None) as stream:
                 next(stream)
                 is_failing.set()
-                assert is_asked.wait(20)
+                assert is_asked.wait(60)
                 time.sleep(0.5)
                 relay.forget_connections()
                 for _ in range(2 * USUAL_STEPS):
@@ -234,7 +234,7 @@ def test_damage_is_booked_where_it_is(tmp_path: Path) -> None:
     def is_damaged_there(step: int, num_steps: int) -> bool:
         if not chosen and num_steps == 2:
             chosen.append(step)
-            assert is_repeated.wait(30)
+            assert is_repeated.wait(60)
             time.sleep(0.3)  # until the client has it from the other
         return step in chosen
 

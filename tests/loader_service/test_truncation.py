@@ -20,7 +20,7 @@ def test_the_rest_is_served(tmp_path: Path) -> None:
     with loader_processes(store, 1, "--message-bytes", "12KB") as (replica,):
         with channel_to(replica.target) as channel:
             stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
-            description = stub.Describe(pb.DescribeRequest(), timeout=20)
+            description = stub.Describe(pb.DescribeRequest(), timeout=60)
 
             def indices(split: str, first_step: int, last_step: int) -> Iterator[int]:
                 """In stored order, of steps of 16 images. A message is an image of 12 KB; 64 KB are on their way."""

@@ -52,7 +52,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 def num_streamed(target: str, security: Security, transport: Transport = "grpc") -> int:
     """Images of an epoch, as asked for with ``security``."""
-    options = ClientOptions(unavailable_timeout_s=1.0, security=security, transport=transport)
+    options = ClientOptions(unavailable_timeout_s=4.0, security=security, transport=transport)
     with LoaderClient([target], options) as client, client.stream(StreamSpec(batch_size=10)) as stream:
         return sum(batch.num_images for batch in stream)
 

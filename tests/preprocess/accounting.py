@@ -13,7 +13,7 @@ from preprocess.images.decode import decoder_versions
 from preprocess.job.shard import ShardWork, make_shard
 from preprocess.sources import Source, SourceOptions, read_source
 from preprocess.store import ImageSpec, SplitInfo
-from preprocess.store.reader import SplitReader
+from preprocess.store.reader import Reads, SplitReader
 from preprocess.store.sidecar import read_sidecar
 
 _SIDE = 8
@@ -87,7 +87,7 @@ def _make(root: Path, store: Path, source: Source, split: str) -> tuple[Counter[
     outcome = make_shard(work)
     sidecar = read_sidecar(store, stem)
     assert sidecar is not None
-    reader = SplitReader(store, split, SplitInfo(shards=(sidecar.shard,)))
+    reader = SplitReader(store, split, SplitInfo(shards=(sidecar.shard,)), Reads())
     pictures: Counter[tuple[int, str]] = Counter()
     try:
         for index in range(reader.num_images):

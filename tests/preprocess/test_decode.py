@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageOps
 
-from preprocess.images.decode import UnusableImageError, decode
+from preprocess.images.decode import UnusableImageError, decode, decoder_versions, readable_formats
 from tests.preprocess.conftest import jpeg, smooth_pixels
 
 
@@ -98,8 +98,13 @@ def test_other_modes(mode: str) -> None:
 
 @pytest.mark.parametrize("format", ["WEBP", "BMP", "GIF"])
 def test_other_formats(format: str) -> None:
-    if format == "WEBP" and not features.check("webp"):
-        pytest.skip("this PIL was compiled without WebP")
+    if format not in readable_formats():
+        assert format == "WEBP"
+        with pytest.raises(UnusableImageError, match="this Pillow was compiled without WebP: install"):
+            decode(b"RIFF\x08\0\0\0WEBPVP8L")
+        assert decoder_versions().endswith(", without WEBP")
+        return
+    assert f"without {format}" not in decoder_versions()
     assert _rgb(_saved(Image.fromarray(smooth_pixels(7, 31, 17)), format)).shape == (17, 31, 3)
 
 
@@ -115,6 +120,20 @@ def test_broken_exif_is_no_reason_to_refuse() -> None:
     content = _saved(Image.fromarray(smooth_pixels(8, 40, 20)), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
     assert _rgb(content).shape == (20, 40, 3)
     assert _rgb(content, apply_exif=True).shape == (20, 40, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_orientation_beside_a_damaged_entry(orientation: int) -> None:
+    # A rational over zero: PIL's own turning reads, and writes, the whole block.
+    entries = struct.pack("<HHIHH", 0x112, 3, 1, orientation, 0) + struct.pack("<HHII", 0x9204, 10, 1, 38)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + bytes(4) + struct.pack("<ii", -1, 0)
+    plain = _saved(Image.fromarray(smooth_pixels(8, 40, 20)), "JPEG")
+    damaged = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    sound = Image.Exif()
+    sound[0x112] = orientation
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(_saved(Image.open(io.BytesIO(plain)), "PNG", exif=sound))))
+    np.testing.assert_array_equal(_rgb(damaged, apply_exif=True), np.asarray(expected))
+    np.testing.assert_array_equal(_rgb(damaged), _rgb(plain))
 
 
 def test_bytes_after_the_end_are_no_reason_to_refuse() -> None:

@@ -134,9 +134,9 @@ def test_the_limit_of_open_files(hard: int, opens: bool, store: Path) -> None:
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     if opens:
-        assert printed == f"({8 + 512}, {hard})\n"
+        assert printed == f"({2 * 8 + 512}, {hard})\n"
     else:
-        assert "expected a limit of at least 520 open files, for 8 shards, found 400" in printed
+        assert "expected a limit of at least 528 open files, for 8 shards, found 400" in printed
 
 
 @pytest.mark.parametrize(

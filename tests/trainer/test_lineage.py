@@ -57,6 +57,22 @@ def test_a_checkpoint_of_another_folder_begins_a_line_of_its_own(
     assert folder.best_of(other).is_file()
 
 
+def test_metrics_are_those_of_the_line(run: Path, loader_target: str, tmp_path: Path) -> None:
+    """Steps before the checkpoint are its own run's, whatever the folder held; also of a branch that was set aside."""
+    other = tmp_path / "other"
+    assert train(loader_target, other, *SAVING, "--seed", "3") == 0
+    theirs = read_points(other)[0]
+    assert train(loader_target, other, *SAVING, "--resume", str(folder.path_of(run, 8))) == 0
+    ours = read_points(run)[0]
+    found = read_points(other)[0]
+    assert [point.global_step for point in found] == [point.global_step for point in ours]
+    assert [point.loss for point in found] == [point.loss for point in ours]
+    aside = folder.folder_of(other) / "abandoned-1"
+    back = str(aside / "step-000000016.pt")
+    assert train(loader_target, other, *SAVING, "--seed", "3", "--resume", back) == 0
+    assert [point.loss for point in read_points(other)[0]] == [point.loss for point in theirs]
+
+
 def test_a_damaged_one_that_was_passed_over_counts_no_more(run: Path, loader_target: str) -> None:
     for step in (10, 12, 14, 16, 18):
         folder.path_of(run, step).write_bytes(b"damaged")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +12,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from preprocess.store import Store
 from tests.trainer.conftest import CPU_PAIR
 from tests.trainer.runs import train
+from tests.trainer.test_metrics import epoch_point, train_point
 from trainer.__main__ import main
 from trainer.checkpoint import folder
 from trainer.checkpoint.saved_network import load_network
@@ -24,8 +23,8 @@ from trainer.data.crops import ten_crops
 from trainer.evaluate import score
 from trainer.evaluate_command import per_class_errors, worst_confusions
 from trainer.monitor.starvation import starvation_message
-from trainer.predict import read_square
-from trainer.report.charts import Line, line_chart
+from trainer.report.charts import MAX_POINTS, Line, line_chart, loss_chart, thinned
+from trainer.report.epoch_line import epoch_line
 from trainer.report.pictures import filter_grid, png_bytes, thumbnails
 
 
@@ -61,10 +60,15 @@ def test_report_is_one_file_that_needs_nothing_else(
     assert links.addresses
     assert all(address.startswith("data:image/png;base64,") for address in links.addresses)
     assert "@import" not in text
-    assert text.count("<article>") == 8
-    assert len(re.findall(r"class='bar", text)) == 8 * 5
+    assert text.count("<article>") == 8 + 12  # the examples, and those that it is most wrong about
+    assert len(re.findall(r"class='bar", text)) == (8 + 12) * 5
     assert text.count(", distance") == 2 * 8 * 6  # alt and title of every neighbour
-    for word in ("Loss", "Error, %", "Images a second", "filters of 11x11x3", "fingerprint", "torch", "lr 0.0002"):
+    assert len(re.findall(r"<figcaption>class \d</figcaption>", text)) == 8 * 6, "neighbours have their classes"
+    for word in (
+        *("Loss", "Error, %", "Images a second", "filters of 11x11x3", "fingerprint", "torch", "lr 0.0002"),
+        *("this network, ten crops", "30 images of val, 10 classes", "40.7 %", "18.2 %"),
+        *("best epoch", "last epoch", "among 64 training images", "of val</small>"),
+    ):
         assert word in text, word
 
 
@@ -82,31 +86,6 @@ def test_tensorboard_events_hold_the_metrics(trained: Path) -> None:
         assert name in content
 
 
-def test_predict_agrees_with_the_services_ten_crops(
-    trained: Path, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    picture = tmp_path / "picture.png"
-    Image.new("RGB", (90, 70), (200, 40, 10)).save(picture)
-    arguments = ["predict", "--checkpoint", str(trained), "--devices", "cpu,cpu", "--json", str(picture)]
-    assert main(arguments) == 0
-    [document] = json.loads(capsys.readouterr().out)
-    probabilities = [guess["probability"] for guess in document["guesses"]]
-    assert len(probabilities) == 5
-    assert probabilities == sorted(probabilities, reverse=True)
-    with Store(tiny_store) as store:
-        ids = [info.id for info in store.manifest.classes]
-    assert {guess["class"] for guess in document["guesses"]} <= set(ids)
-
-
-def test_pictures_become_squares_as_in_the_store(tmp_path: Path) -> None:
-    picture = tmp_path / "wide.png"
-    pixels = np.zeros((64, 128, 3), np.uint8)
-    pixels[:, 32:96] = 255
-    Image.fromarray(pixels).save(picture)
-    assert (read_square(picture, 64) == 255).all()  # the centre 64 columns, not resampled
-    assert read_square(picture, 32).shape == (32, 32, 3)
-
-
 def test_ten_crops_are_corners_centre_and_mirrors() -> None:
     square = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
     crops = ten_crops(square, 4)
@@ -116,29 +95,6 @@ def test_ten_crops_are_corners_centre_and_mirrors() -> None:
     np.testing.assert_array_equal(crops[3], square[2:, 2:])
     np.testing.assert_array_equal(crops[4], square[1:5, 1:5])
     np.testing.assert_array_equal(crops[5:], crops[:5, :, ::-1])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"no picture", "not a picture that can be read"), (None, "no such file")]
-)
-def test_predict_names_a_file_it_cannot_read(
-    content: bytes | None, message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "file.jpg"
-    if content is not None:
-        path.write_bytes(content)
-    assert main(["predict", "--checkpoint", str(trained), str(path)]) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_predict_without_an_imaging_library_says_what_to_install(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    assert main(["predict", "--checkpoint", str(trained), str(tmp_path / "x.jpg")]) == 1
-    assert "pip install pillow" in capsys.readouterr().err
 
 
 def test_export_is_a_safetensors_file(trained: Path, tmp_path: Path) -> None:
@@ -230,6 +186,57 @@ def test_a_chart_survives_odd_points() -> None:
         assert text.startswith("<svg")
         assert "nan" not in text
         assert "T &lt;&amp;&gt;" in text
+
+
+def test_a_chart_of_a_long_run_is_thinned_and_validation_lies_on_top() -> None:
+    long = [(i / 500, 7 * 0.999**i) for i in range(45_000)]
+    text = line_chart("Loss", "epoch", [Line(name="training", points=long), Line(name="validation", points=[(1, 3.0)])])
+    assert len(text) < 60_000
+    [training, validation] = re.findall(r'<polyline points="([^"]*)"', text)
+    assert 200 <= len(training.split()) <= MAX_POINTS
+    assert len(validation.split()) == 1
+    assert text.count("<title>") == len(training.split()) + 1, "each point can be pointed at"
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_thinning_keeps_means_and_order() -> None:
+    points = [(float(i), float(i % 2)) for i in range(1000)]
+    found = thinned(points, limit=100)
+    assert found == [(10 * i + 4.5, 0.5) for i in range(100)]
+    assert thinned(points[:3]) == points[:3]
+    assert thinned([(0.0, float("nan")), (1.0, 2.0)]) == [(1.0, 2.0)]
+
+
+def test_the_axis_counts_epochs_also_when_their_steps_change() -> None:
+    """As after another --batch-size."""
+    train = [train_point(step, epoch=0) for step in (3, 6)] + [train_point(step, epoch=1) for step in (1, 3)]
+    text = loss_chart(train, [])
+    assert re.findall(r"training 1, epoch ([\d.]+)", text) == ["0.5", "1", "1.167", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("is_best", "next_rate", "expected"),
+    [
+        (True, 0.01, "epoch 3/9: loss 1.000, training errors 50.0 / 25.0 %, best, lr 0.01"),
+        (False, 0.001, "epoch 3/9: loss 1.000, training errors 50.0 / 25.0 %, lr 0.01 -> 0.001"),
+        (False, None, "epoch 3/9: loss 1.000, training errors 50.0 / 25.0 %, lr 0.01"),
+    ],
+)
+def test_a_line_for_each_epoch(is_best: bool, next_rate: float | None, expected: str) -> None:
+    assert epoch_line(epoch_point(2, 18), 9, is_best=is_best, next_rate=next_rate) == expected
+
+
+def test_a_run_shows_a_line_for_each_epoch_and_draws_as_it_goes(
+    loader_target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(loader_target, tmp_path, "--epochs", "2") == 0
+    told = capsys.readouterr().err
+    assert len(re.findall(r"^epoch \d/2: loss .* validation errors .* lr ", told, flags=re.MULTILINE)) == 2
+    assert " 0 images" not in told
+    curve = (tmp_path / "curve.svg").read_text()
+    assert curve.count("<svg") == 3
+    for word in ("Loss", "Error, %", "validation top-5"):
+        assert word in curve
 
 
 def test_a_starving_run_says_what_to_scale() -> None:

@@ -5,28 +5,41 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from tests.processes import loader_processes
+from tests.relays import relaying
 from tests.trainer.runs import started, train, train_command, wait_for_checkpoint
+from tests.waiting import wait_until
 from trainer.checkpoint import folder
 from trainer.checkpoint.snapshot import load
 
 CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
-@contextmanager
-def silent_address() -> Iterator[str]:
-    """Where connections are taken and nothing is ever answered."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(16)
-        yield f"127.0.0.1:{server.getsockname()[1]}"
+class SilentService:
+    """Takes connections and never answers."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.settimeout(90)
+        self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self._connections: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self._server, *self._connections):
+            each.close()
+
+    def wait_for_a_client(self) -> None:
+        self._connections.append(self._server.accept()[0])
 
 
 @contextmanager
@@ -45,22 +58,6 @@ def command(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def wait_until_it_has_connected(process: "subprocess.Popen[str]", address: str) -> None:
-    """Returns when the process has a connection to ``address``."""
-    port = int(address.rpartition(":")[2])
-    wanted = f"{port:04X}"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        lines = Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]
-        sockets = {os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir() if entry.is_symlink()}
-        for line in lines:
-            fields = line.split()
-            if fields[2].endswith(":" + wanted) and f"socket:[{fields[9]}]" in sockets:
-                return
-        time.sleep(0.05)
-    raise AssertionError("it did not connect")
-
-
 @pytest.mark.parametrize(("number", "code"), CODES)
 @pytest.mark.parametrize("name", ["train", "evaluate", "report", "describe"])
 def test_while_it_waits_for_a_loader(
@@ -69,7 +66,8 @@ def test_while_it_waits_for_a_loader(
     run_dir = tmp_path / "run"
     if name in ("evaluate", "report"):
         assert train(loader_target, run_dir, "--epochs", "1") == 0
-    with silent_address() as address:
+    with SilentService() as service:
+        address = service.address
         waiting = ("--target", address, "--service-timeout-s", "1000")
         arguments = {
             "train": train_command(address, run_dir, "--service-timeout-s", "1000"),
@@ -78,9 +76,9 @@ def test_while_it_waits_for_a_loader(
             "describe": ["describe", *waiting],
         }[name]
         with command(*arguments) as process:
-            wait_until_it_has_connected(process, address)
+            service.wait_for_a_client()
             process.send_signal(number)
-            _, stderr = process.communicate(timeout=25)
+            _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
 
@@ -97,7 +95,7 @@ def test_in_a_validation_that_gets_nothing(tiny_store: Path, tmp_path: Path) -> 
                 replica.send(signal.SIGSTOP)
                 signal.sigtimedwait([], 0.5)
                 process.send_signal(signal.SIGTERM)
-                _, stderr = process.communicate(timeout=25)
+                _, stderr = process.communicate(timeout=60)
                 replica.send(signal.SIGCONT)
             assert process.returncode == 143, stderr
             assert "stopped at epoch" in stderr
@@ -131,14 +129,15 @@ def test_an_epochs_last_steps_are_saved_before_its_validation(
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
-def test_while_it_evaluates(number: signal.Signals, code: int, tiny_store: Path, tmp_path: Path) -> None:
-    with loader_processes(tiny_store, 1) as [replica]:
-        assert train(replica.target, tmp_path, "--epochs", "1") == 0
-        evaluate = ("evaluate", "--target", replica.target, "--checkpoint", str(tmp_path), "--service-timeout-s", "999")
-        replica.send(signal.SIGSTOP)
-        with command(*evaluate) as process:
-            signal.sigtimedwait([], 6.0)
+def test_while_it_evaluates(number: signal.Signals, code: int, loader_target: str, tmp_path: Path) -> None:
+    assert train(loader_target, tmp_path, "--epochs", "1") == 0
+    with relaying(loader_target) as relay:
+        relay.bytes_per_s = 50_000
+        options = ("--checkpoint", str(tmp_path), "--service-timeout-s", "999", "--transport", "grpc")
+        with command("evaluate", "--target", relay.target, *options) as process:
+            wait_until(lambda: relay.num_connections > 1, "the stream's first connection", 90)
+            relay.is_open.clear()
             process.send_signal(number)
-            _, stderr = process.communicate(timeout=25)
+            _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr

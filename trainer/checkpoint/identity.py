@@ -138,8 +138,8 @@ def compare(path: Path, found: Identity, expected: Identity) -> list[str]:
     refused = [name for name in names if not rule_of(name).may_change]
     if "recipe.name" in refused:  # which decides all the rest of it
         refused = [name for name in refused if name == "recipe.name" or not name.startswith("recipe.")]
-    if not refused:
-        return [option for option in _options_of(names) if option]
+    if not refused:  # names that one of them lacks are new in this version, or were given up
+        return list(dict.fromkeys(_typed(name) for name in names if name in found and name in expected))
     parts = []
     for rule in dict.fromkeys(map(rule_of, refused)):
         differences = ", ".join(
@@ -168,10 +168,6 @@ def step_of(snapshot: Snapshot, path: Path, *, batch_size: int, num_images: int)
             f" continue with --batch-size {before} to the end of the epoch, or with a divisor of {num_taken}"
         )
     return num_taken // batch_size
-
-
-def _options_of(names: list[str]) -> list[str]:
-    return list(dict.fromkeys(_typed(name) for name in names))
 
 
 _TYPED = {

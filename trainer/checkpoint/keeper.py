@@ -57,10 +57,11 @@ class Keeper:
             with contextlib.suppress(OSError):
                 self._writing.finish()
 
-    def resume(self, aside: tuple[Path, ...] = ()) -> None:
-        """Restores the state as ``--resume`` says, the same on all ranks. Raises TrainerError when that cannot be.
+    def resume(self, aside: tuple[Path, ...] = ()) -> Path | None:
+        """Restores the state as ``--resume`` says, the same on all ranks; returns the checkpoint that it continues.
 
-        Checkpoints that the run does not continue from are set aside, with copies of the files ``aside``.
+        Checkpoints that the run does not continue from are set aside, with copies of the files ``aside``. Raises
+        TrainerError when that cannot be.
         """
         path = self._ranks.decide(self._choose)
         problem = ""
@@ -80,7 +81,7 @@ class Keeper:
             raise TrainerError(problem)
         self._saved_step = state.global_step
         if path is None or not self._ranks.leads:
-            return
+            return path
         write_line(f"continuing from {path}: {state.place}")
         if changed:
             write_line(f"changed since that checkpoint: {', '.join(changed)}")
@@ -92,6 +93,7 @@ class Keeper:
                     shutil.copy2(file, branch)
             names = ", ".join(stranger.name for stranger in strangers)
             write_line(f"set aside in {branch}, since this run does not continue from them: {names}")
+        return path
 
     def is_due(self) -> bool:
         """Whether steps or time since the last save ask for one. Raises OSError when the last one has failed."""

@@ -16,7 +16,7 @@ from trainer.checkpoint.folder import find
 from trainer.checkpoint.snapshot import Snapshot, load
 from trainer.config import TrainConfig
 from trainer.data.crops import centre_crop, default_crop
-from trainer.errors import CheckpointError, DivergedError, TrainerError
+from trainer.errors import CheckpointError, TrainerError
 from trainer.network.architecture import Ablation, Architecture, resolve
 from trainer.network.columns import TwoColumns
 from trainer.recipes import RecipeName, recipe_named
@@ -139,7 +139,7 @@ class LoadedNetwork:
 def load_network(path: Path, devices: Sequence[torch.device]) -> LoadedNetwork:
     """Builds the network of a checkpoint file or run folder on ``devices``.
 
-    Raises CheckpointError for a file that is damaged or foreign, and DivergedError for weights that are not finite.
+    Raises CheckpointError for a file that is damaged, foreign or not finite.
     """
     file = find(path)
     snapshot = load(file)
@@ -149,8 +149,6 @@ def load_network(path: Path, devices: Sequence[torch.device]) -> LoadedNetwork:
         network.load_state_dict(snapshot.weights)
     except (RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: its weights do not fit its network ({one_line(error)[:200]})") from None
-    if not all(torch.isfinite(value).all() for value in snapshot.weights.values()):
-        raise DivergedError(f"{file}: the weights are not finite numbers: this network has diverged")
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.eval()
     return LoadedNetwork(network=network, plan=plan, snapshot=snapshot, path=file)

@@ -1,8 +1,9 @@
 """A checkpoint file: everything a run needs to continue, written whole, and checked when it is read."""
 
 import dataclasses
+import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def save(snapshot: Snapshot, path: Path) -> None:
 
 
 def load(path: Path) -> Snapshot:
-    """Reads ``path``. Raises CheckpointError when it is missing, damaged, foreign, or of another format."""
+    """Reads ``path``. Raises CheckpointError when it is missing, damaged, foreign, of another format, or not finite."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not compare the checksums
@@ -74,11 +75,15 @@ def load(path: Path) -> Snapshot:
     if document.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, found {document.get('format')!r}")
     try:
-        return _snapshot_of(document)
-    except (KeyError, TypeError, ValueError) as error:
+        snapshot = _snapshot_of(document)
+        is_finite = _is_finite(snapshot)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of a run ({type(error).__name__}: {one_line(error)})"
         ) from None
+    if not is_finite:
+        raise CheckpointError(f"{path}: its weights are not finite numbers: the run had diverged")
+    return snapshot
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -94,6 +99,18 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "network": dict,
     "validation": (dict, type(None)),
 }
+
+
+def _is_finite(snapshot: Snapshot) -> bool:
+    tensors = [snapshot.epoch_sums, *snapshot.weights.values(), *snapshot.velocities.values()]
+    return all_finite(tensors) and all(map(math.isfinite, (snapshot.validation or {}).values()))
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every number is finite; one pass without a copy, and one wait for the devices."""
+    # A sum is finite only if every term is, and float64 does not overflow.
+    totals = [tensor.sum(dtype=torch.float64).to(tensors[0].device) for tensor in tensors]
+    return bool(torch.isfinite(torch.stack(totals)).all())
 
 
 def _snapshot_of(document: dict[str, Any]) -> Snapshot:

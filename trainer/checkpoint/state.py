@@ -8,7 +8,7 @@ from torch import Tensor
 
 from commandline import one_line
 from trainer.checkpoint.saved_network import NetworkPlan
-from trainer.checkpoint.snapshot import Identity, Snapshot
+from trainer.checkpoint.snapshot import Identity, Snapshot, all_finite
 from trainer.errors import CheckpointError, DivergedError
 from trainer.network.columns import TwoColumns
 from trainer.optimizer import PaperUpdate
@@ -53,10 +53,7 @@ class TrainingState:
 
     def check(self) -> None:
         """Raises DivergedError unless everything that would be saved is finite; waits for the devices."""
-        tensors = (self.epoch_sums, *self.network.state_dict().values(), *self.update.velocities.values())
-        # A sum is finite only if every term is; one pass without a copy, and float64 does not overflow.
-        totals = [tensor.sum(dtype=torch.float64).to(self.epoch_sums.device) for tensor in tensors]
-        if not torch.isfinite(torch.stack(totals)).all():
+        if not all_finite([self.epoch_sums, *self.network.state_dict().values(), *self.update.velocities.values()]):
             raise DivergedError(f"the weights are no longer finite numbers at {self.place}")
 
     def restore(self, snapshot: Snapshot, path: Path, *, step: int, keep_sums: bool) -> None:

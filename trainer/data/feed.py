@@ -16,8 +16,10 @@ from loader_service.torch_adapter import pinned_array
 
 POLL_S = 0.2
 """How often a waiting step looks whether it should stop."""
-JOIN_TIMEOUT_S = 5.0
+JOIN_TIMEOUT_S = 10.0
 """How long closing waits for a source that does not end; its thread then ends with the process."""
+LEAVE_TIMEOUT_S = 0.3
+"""The same where the process is about to end anyway: what has been trained is saved first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,8 @@ class Feed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(JOIN_TIMEOUT_S if kind is None else LEAVE_TIMEOUT_S)
 
     def __iter__(self) -> Iterator[DeviceBatch]:
         return self
@@ -116,14 +118,21 @@ class Feed:
                 item.batch.labels.record_stream(stream)
         return item.batch
 
-    def close(self) -> None:
-        """Stops receiving, closes the source and joins the thread."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Stops receiving, closes the source and joins the thread, waiting no longer than ``timeout_s`` for either.
+
+        None means some seconds, or none to speak of when it was interrupted.
+        """
+        if timeout_s is None:
+            timeout_s = LEAVE_TIMEOUT_S if self._interrupted() else JOIN_TIMEOUT_S
         self._closing.set()
-        self._close_source()
+        closing = threading.Thread(target=self._close_source, name="feed-close", daemon=True)
+        closing.start()
+        closing.join(timeout_s)
         with contextlib.suppress(queue.Empty):
             while True:
                 self._ready.get_nowait()
-        self._thread.join(timeout=JOIN_TIMEOUT_S)
+        self._thread.join(timeout_s)
 
     def _receive(self) -> None:
         previous: _Copied | None = None

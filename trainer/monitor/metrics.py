@@ -76,15 +76,18 @@ class MetricsWriter:
     """Appends points to the run's files, each step and epoch once. One owner, who closes it.
 
     What is there already of steps after ``global_step`` and of epochs from ``epoch`` on is removed first: a run that
-    continues takes those again. TensorBoard's events are made anew from the lines, so that both always hold the same;
+    continues takes those again. ``history`` is the folder whose lines it continues, if not ``run_dir``'s own.
+    TensorBoard's events are made anew from the lines, so that both always hold the same;
     when they cannot be written they are given up, with a warning. Raises OSError that names metrics.jsonl.
     """
 
-    def __init__(self, run_dir: Path, *, epoch: int, global_step: int, tensorboard: bool) -> None:
+    def __init__(
+        self, run_dir: Path, *, epoch: int, global_step: int, tensorboard: bool, history: Path | None = None
+    ) -> None:
         self._path = run_dir / METRICS_NAME
         kept = [
             entry
-            for entry in _read_entries(run_dir)
+            for entry in _read_entries(history or run_dir)
             if (entry.point.global_step <= global_step if entry.key[0] == "train" else entry.point.epoch < epoch)
         ]
         write_text_whole(self._path, "".join(map(Entry.to_line, kept)))
@@ -131,6 +134,12 @@ class MetricsWriter:
             if self._events is not None:
                 self._events.close()
             self._events = None
+
+
+def history_of(checkpoint: Path) -> Path:
+    """The folder with the metrics of the run that saved ``checkpoint``: its own, or that of its branch set aside."""
+    branch = checkpoint.parent
+    return branch if (branch / METRICS_NAME).is_file() else branch.parent
 
 
 def read_points(run_dir: Path) -> tuple[list[TrainPoint], list[EpochPoint]]:

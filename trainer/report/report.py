@@ -66,23 +66,23 @@ def run_report(config: ReportConfig) -> int:
 
 
 def _find(config: ReportConfig, loaded: LoadedNetwork) -> Findings:
-    with LoaderClient(config.target, config.client_options) as client:
-        description = client.describe()
-        for option, split in (("--split", config.split), ("--train-split", config.train_split)):
-            if not description.splits.get(split):
-                raise TrainerError(f"{option}: expected one of {', '.join(description.splits)}, found {split!r}")
-        refuse_others([loaded], description)
-        worst = Worst()
-        evaluation = evaluate_loaded(
-            [loaded], client, split=config.split, crops=config.crops, batch_size=BATCH_SIZE, seen=worst.see
-        )
-        examples, num_searched = collect(
-            loaded,
-            client,
-            split=config.split,
-            train_split=config.train_split,
-            num_searched=config.neighbours_among,
-        )
+    client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
+    description = client.describe()
+    for option, split in (("--split", config.split), ("--train-split", config.train_split)):
+        if not description.splits.get(split):
+            raise TrainerError(f"{option}: expected one of {', '.join(description.splits)}, found {split!r}")
+    refuse_others([loaded], description)
+    worst = Worst()
+    evaluation = evaluate_loaded(
+        [loaded], client, split=config.split, crops=config.crops, batch_size=BATCH_SIZE, seen=worst.see
+    )
+    examples, num_searched = collect(
+        loaded,
+        client,
+        split=config.split,
+        train_split=config.train_split,
+        num_searched=config.neighbours_among,
+    )
     return Findings(
         split=config.split,
         evaluation=evaluation,

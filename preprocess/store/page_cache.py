@@ -1,0 +1,101 @@
+"""What the kernel is told about the files of a store, and asked: which bytes to read next, and which it has in memory.
+
+macOS and some file systems know less of it; then everything reads as before, only later.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+# A kernel reads no more than a device's read-ahead for one request, 128 KB where nobody has changed it.
+_REQUEST_BYTES = 1 << 17
+_PAGE_BYTES = 4096
+_ONE_BYTE = [bytearray(1)]  # what is read there is of no interest
+
+
+def read_no_further(descriptor: int) -> None:
+    """Has the kernel read just what is asked for: around a record it would read megabytes that nobody wants."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+
+def will_need(descriptor: int, extents: Iterable[tuple[int, int]]) -> None:
+    """Has the kernel begin to read extents, (offset, bytes) in ascending order: neighbours together.
+
+    Returns before they are read, but waits where the device takes no more requests.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for begin, end in _merged(extents):
+        for offset in range(begin, end, _REQUEST_BYTES):
+            size_bytes = min(end - offset, _REQUEST_BYTES)
+            os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_WILLNEED)
+
+
+def is_cached(descriptor: int, offset: int, size_bytes: int) -> bool | None:
+    """Whether the kernel has bytes of a file in memory: the last of each request for them, since they come together.
+    None where the system does not say. Raises EOFError when the file ends before.
+    """
+    if not hasattr(os, "RWF_NOWAIT"):
+        return None
+    try:
+        for end in range(offset + size_bytes, offset, -_REQUEST_BYTES):
+            if not os.preadv(descriptor, _ONE_BYTE, end - 1, os.RWF_NOWAIT):
+                raise EOFError
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return None
+    return True
+
+
+@contextmanager
+def left_as_found(path: Path) -> Iterator[None]:
+    """Begins to read a whole file from its start to its end; afterwards drops what the kernel had not in memory before,
+    so that reading all of a store leaves others what they have there."""
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        was_absent = list(absent(file.fileno(), size_bytes))
+        will_need(file.fileno(), was_absent)
+        try:
+            yield
+        finally:
+            for offset, length in was_absent:
+                os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
+
+
+def absent(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+    """Extents of a file that are not in memory: (offset, bytes). None where the system does not say."""
+    if not size_bytes or not hasattr(os, "posix_fadvise"):
+        return
+    with mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ) as mapping:
+        pages = np.zeros(-(-size_bytes // mmap.PAGESIZE), np.uint8)
+        address = np.frombuffer(mapping, np.uint8).ctypes.data
+        if ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), pages.ctypes) != 0:
+            return
+    is_absent = np.concatenate([[False], pages & 1 == 0, [False]])
+    borders = np.flatnonzero(is_absent[1:] != is_absent[:-1]) * mmap.PAGESIZE
+    for begin, end in borders.reshape(-1, 2).tolist():
+        yield begin, end - begin
+
+
+def _merged(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Begin and end of runs of extents between which no whole page lies."""
+    run: tuple[int, int] | None = None
+    for offset, size_bytes in extents:
+        if run is not None and offset - run[1] < _PAGE_BYTES:
+            run = run[0], max(run[1], offset + size_bytes)
+            continue
+        if run is not None:
+            yield run
+        run = offset, offset + size_bytes
+    if run is not None:
+        yield run

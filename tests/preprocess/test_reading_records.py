@@ -1,0 +1,134 @@
+"""Where records lie, which of their bytes are read, and what stays in memory."""
+
+import os
+import time
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from preprocess.__main__ import main
+from preprocess.errors import DamagedRecordError
+from preprocess.store import ShardWriter, Store, page_cache
+from preprocess.store.index_pages import record_places
+from tests.stores import make_store
+
+
+def records(path: Path) -> list[tuple[int, bytes]]:
+    """Label and bytes of every image of a store."""
+    found = []
+    with Store(path) as store:
+        for reader in map(store.split, store.manifest.splits):
+            for index in range(reader.num_images):
+                label, image = reader.read(index)
+                found.append((label, bytes(image)))
+    return found
+
+
+def of_lmdb(shard: Path) -> list[bytes]:
+    """All values of a shard in the order of their keys, as LMDB reads them."""
+    with lmdb.open(str(shard), subdir=False, readonly=True, lock=False, lib_version=0) as environment:
+        with environment.begin() as transaction:
+            return [bytes(value) for _, value in transaction.cursor()]
+
+
+def drop(path: Path) -> None:
+    """Has the kernel forget a file's pages; skips the test where it does not."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident_bytes(path):
+        pytest.skip("the file system keeps its pages in memory")
+
+
+def resident_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        return size_bytes - sum(min(n, size_bytes - at) for at, n in page_cache.absent(file.fileno(), size_bytes))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.one_of(
+        st.lists(st.integers(0, 9000), max_size=40),
+        st.integers(0, 3000).flatmap(lambda num: st.integers(0, 60).map(lambda size: [size] * num)),
+        # Around half a page, from which on a record has pages of its own.
+        st.lists(st.integers(1990, 2030), max_size=400),
+    )
+)
+def test_index_pages_say_what_lmdb_says(tmp_path: Path, sizes: list[int]) -> None:
+    draw = np.random.default_rng(len(sizes))
+    with ShardWriter(tmp_path, "shard.lmdb") as writer:
+        for number, size in enumerate(sizes):
+            writer.add(number, b"name %d" % number, draw.bytes(size))
+    shard = tmp_path / "shard.lmdb"
+    content = shard.read_bytes()
+    with shard.open("rb") as file:
+        places = record_places(file.fileno(), len(sizes)).tolist()
+        assert [content[offset : offset + size] for offset, size in places] == of_lmdb(shard)
+        for wrong in {max(len(sizes) - 1, 0), len(sizes) + 1} - {len(sizes)}:
+            with pytest.raises(ValueError, match="expected the keys of"):
+                record_places(file.fileno(), wrong)
+
+
+def test_a_damaged_index_is_an_error_and_no_other_record(tmp_path: Path) -> None:
+    """Whatever byte of an index page is wrong: each record is read whole, or an error names the shard."""
+    path = make_store(tmp_path / "store", num_train=12, num_val=1, side=48, encoding="raw")
+    expected = records(path)
+    shard = path / "shards/train-00000.lmdb"
+    whole = shard.read_bytes()
+    draw = np.random.default_rng(0)
+    # Of LMDB's two heads and its leaves: what is left of the file is records and free pages.
+    index = [page for page in range(0, len(whole), 4096) if page < 8192 or whole[page + 10] & 0x03]
+    assert len(index) > 2
+    heads = [page + place for page in index for place in range(168 + 12 * 32)]
+    others = [page + place for page in index for place in draw.integers(0, 4096, 50).tolist()]
+    for place in (heads + others)[::6]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(draw.integers(8))
+        shard.write_bytes(damaged)
+        try:
+            assert records(path) == expected
+        except DamagedRecordError as error:
+            assert "train-00000.lmdb: " in str(error)  # noqa: PT017  # either is right
+
+
+def test_the_kernel_reads_the_records_that_were_asked_for_and_no_more(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store", num_train=64, num_val=1, images_per_shard=64, side=128, encoding="raw")
+    shard = path / "shards/train-00000.lmdb"
+    drop(shard)
+    with Store(path) as store:
+        reader = store.split("train")
+        asked = reader.will_need([3, 4, 30, 60])
+        assert asked == 4 * (128 * 128 * 3 + 16)
+        deadline = time.monotonic() + 30
+        while resident_bytes(shard) < asked and time.monotonic() < deadline:
+            time.sleep(0.01)
+        index_bytes = 5 * 4096  # two heads, and three pages or fewer
+        assert asked <= resident_bytes(shard) <= asked + 4 * 2 * 4096 + index_bytes
+        num_waits = store.reads.num_waits
+        reader.read(30)
+        assert store.reads.num_waits == num_waits
+        # A disk may be as quick as memory now and then.
+        for index in range(31, 60):
+            reader.read(index)
+        assert store.reads.num_waits > num_waits
+        assert resident_bytes(shard) <= 32 * (asked // 4 + 2 * 4096) + index_bytes
+
+
+def test_verify_leaves_the_page_cache_as_it_found_it(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store", num_train=64, num_val=16, images_per_shard=16, side=128, encoding="raw")
+    shards = sorted((path / "shards").glob("*.lmdb"))
+    for shard in shards:
+        drop(shard)
+    shards[1].read_bytes()
+    with shards[2].open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(file.fileno(), 65536, 131072)
+    before = [resident_bytes(shard) for shard in shards]
+    assert (before[1], before[2]) == (shards[1].stat().st_size, 65536)
+    main(["verify", str(path), "--workers", "2"])
+    assert [resident_bytes(shard) for shard in shards] == before
