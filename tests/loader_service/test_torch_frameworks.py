@@ -219,11 +219,12 @@ def test_workers_share_a_ranks_part(loader_target: str) -> None:
 FRAMEWORKS = Path(__file__).parent / "frameworks"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["lightning", "accelerate"])
 def test_frameworks(loader_target: str, name: str, tmp_path: Path) -> None:
     """Every image of each epoch once, in its epoch; resumed in the middle and at the end of one."""
     pytest.importorskip(name)
     script = FRAMEWORKS / f"{name}_epochs.py"
     command = [sys.executable, str(script), loader_target, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert result.returncode == 0, result.stderr
