@@ -149,9 +149,11 @@ def main() -> int:
     parser.add_argument("mount", type=Path)
     parser.add_argument("--latency-ms", type=float, default=1.0)
     options = parser.parse_args()
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before there are threads: they are waited for, and end nothing
     with slow_disk(options.folder.resolve(), options.mount, options.latency_ms / 1000):
         print(f"{options.folder} at {options.mount}, {options.latency_ms:g} ms more a read", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.sigwait(ends)
     return 0
 
 
