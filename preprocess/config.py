@@ -20,7 +20,9 @@ class RunConfig:
     )
     val_labels: str | None = field(
         default=None,
-        metadata=option("labels of a flat val folder: Kaggle's CSV, 'name class' lines, or a class a line"),
+        metadata=option(
+            "labels of a flat val: Kaggle's CSV, a name and a class a line, or a class a line by sorted name"
+        ),
     )
     devkit: str | None = field(
         default=None, metadata=option("ILSVRC2012_devkit_t12.tar.gz or its folder (default: look beside the images)")

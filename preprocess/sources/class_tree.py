@@ -87,7 +87,7 @@ def _list_folders(reading: Reading, infos: list[FileInfo], class_ids: Sequence[s
 def _add_images(reading: Reading, folder: str, label: int, builder: ImageListBuilder, depth: int) -> list[str]:
     """Adds the images below ``folder``; returns the folders in it that hold some, if none lie in it directly."""
     infos = reading.ledger.list(reading.storage, folder)
-    folders = [info for info in infos if info.is_folder]
+    folders = [info for info in infos if info.kind == "folder"]
     if folders and depth == 0:
         raise SourceError(f"{reading.storage.root}/{folder}: expected at most {_MAX_DEPTH} folders within each other")
     if folders:
@@ -96,9 +96,9 @@ def _add_images(reading: Reading, folder: str, label: int, builder: ImageListBui
         raise _one_level_off(reading, folder, f"nothing but tars in {folder}")
     num_direct = 0
     for info in infos:
-        if info.is_folder:
+        if info.kind == "folder":
             continue
-        if is_image(info.name):
+        if is_image(info.path):
             builder.add(os.fsencode(info.path), label, info.size_bytes)
             num_direct += 1
         else:

@@ -56,19 +56,22 @@ class Ledger:
         have been one of them.
         """
         kept = []
-        for info in storage.list(folder):
-            if info.kind != "folder":
-                self.num_found += 1
-            if is_system(info.name):
+        infos = storage.list(folder)
+        own_name = len(folder) + 1 if folder else 0  # where it begins in a path
+        for info in infos:
+            if is_system(info.path[own_name:]):
                 self.pass_over(SYSTEM, info.path, found=info.kind == "folder")
+            elif info.kind == "file" or info.kind == "folder":
+                kept.append(info)
             elif info.kind == "loop":
                 self.pass_over(LOOP, info.path)
             elif info.kind == "special":
                 self.pass_over(SPECIAL, info.path)
-            elif info.kind == "dangling" and structural and not is_image(info.name):
+            elif structural and not is_image(info.path):
                 raise SourceError(f"{storage.root}/{info.path}: expected a folder or a file, found a link to nothing")
             else:
                 kept.append(info)
+        self.num_found += len(infos) - [info.kind for info in infos].count("folder")
         return kept
 
     def find(self, count: int = 1) -> None:
