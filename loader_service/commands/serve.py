@@ -15,8 +15,7 @@ from commandline.stopping import StopRequests
 from loader_service.client import InvalidRequestError, LoaderError, ServiceUnavailableError
 from loader_service.client.machine import available_bytes, processors
 from loader_service.commands.config import ServeConfig
-from loader_service.commands.memory import expectation
-from loader_service.commands.sizing import summary
+from loader_service.commands.sizing import expectation, summary
 from loader_service.commands.supervise import supervise
 from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import keep_freed_memory

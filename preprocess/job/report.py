@@ -8,7 +8,7 @@ from pathlib import Path
 from preprocess.job.resume import REPORT_NAME
 from preprocess.job.shard import Seconds
 from preprocess.sources.ledger import PassedOver
-from preprocess.sources.naming import printable
+from preprocess.sources.member_names import printable
 from preprocess.store.format import QUARANTINE_NAME
 from preprocess.store.sidecar import BadImage
 from preprocess.store.writer import atomic_file

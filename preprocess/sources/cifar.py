@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import SourceError
+from preprocess.sources.class_names import class_infos
 from preprocess.sources.ledger import OUTSIDE
 from preprocess.sources.listing import ImageList, ImageListBuilder, Source
-from preprocess.sources.names import class_infos
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account
 from preprocess.sources.storage import Storage, client_errors, open_storage

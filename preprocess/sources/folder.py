@@ -6,10 +6,10 @@ A class may be a tar instead of a folder.
 from collections.abc import Sequence
 
 from preprocess.errors import SourceError
+from preprocess.sources.class_names import class_infos, read_class_names
 from preprocess.sources.class_tree import list_train, list_val
 from preprocess.sources.listing import Source
-from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.naming import Split, exact_split, is_image, is_system, splits_in
+from preprocess.sources.member_names import Split, exact_split, is_image, is_system, splits_in
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account
 from preprocess.sources.storage import FileInfo, Storage

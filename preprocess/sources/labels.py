@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from preprocess.errors import SourceError
 from preprocess.sources.devkit import read_devkit
 from preprocess.sources.ledger import Ledger
-from preprocess.sources.naming import is_image, printable
+from preprocess.sources.member_names import is_image, printable
 from preprocess.sources.options import SourceOptions
 from preprocess.sources.storage import Storage, client_errors, open_storage, split_path
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from preprocess.errors import SourceError
-from preprocess.sources.naming import is_image, is_system
+from preprocess.sources.member_names import is_image, is_system
 from preprocess.sources.storage import FileInfo, Storage
 
 # Why a member is passed over, in the words of the report and of docs/preprocess.md.

@@ -8,7 +8,7 @@ import numpy as np
 
 from preprocess.errors import SourceError
 from preprocess.sources.listing import ImageList
-from preprocess.sources.naming import printable
+from preprocess.sources.member_names import printable
 
 # A wnid in a file name: n01440764_10026.JPEG, ILSVRC2012_val_00000293_n01440764.JPEG.
 _WNID = re.compile(rb"(?:^|[/_])(n[0-9]{8})(?=[/_.])")

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from preprocess.errors import SourceError
+from preprocess.sources.class_names import class_infos, read_class_names
 from preprocess.sources.class_tree import list_indexed, list_val
 from preprocess.sources.devkit import read_devkit
 from preprocess.sources.folder import find_val
 from preprocess.sources.ledger import SYSTEM, Ledger
 from preprocess.sources.listing import Source
-from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.naming import is_system_path
+from preprocess.sources.member_names import is_system_path
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account
 from preprocess.sources.storage import Storage, client_errors, open_storage

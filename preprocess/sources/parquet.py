@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import SourceError
+from preprocess.sources.class_names import class_infos, read_class_names
 from preprocess.sources.listing import MAX_LABEL, ImageList, ImageListBuilder, Source
-from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.naming import Split, exact_split, splits_in
+from preprocess.sources.member_names import Split, exact_split, splits_in
 from preprocess.sources.numbered import numbered_classes
 from preprocess.sources.options import MapTasks, Reading
 from preprocess.sources.parquet_rows import Columns, find_columns

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from preprocess.errors import SourceError
 from preprocess.sources.ledger import OUTSIDE, TEST, Ledger
-from preprocess.sources.naming import Split, is_image, is_system, splits_in
+from preprocess.sources.member_names import Split, is_image, is_system, splits_in
 from preprocess.sources.storage import Storage
 
 # ``default/train/0000.parquet`` is two folders down; beyond lie the images of folder trees.

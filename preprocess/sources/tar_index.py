@@ -14,7 +14,7 @@ import numpy.typing as npt
 from preprocess.errors import SourceError
 from preprocess.sources.ledger import NOT_AN_IMAGE, SPECIAL, SYSTEM, Ledger
 from preprocess.sources.listing import NOWHERE
-from preprocess.sources.naming import is_image, is_system_path, printable
+from preprocess.sources.member_names import is_image, is_system_path, printable
 from preprocess.sources.storage import client_errors, open_storage
 from preprocess.sources.tar_reader import TarSection, iterate_members, open_container
 

@@ -2,7 +2,7 @@
 
 import re
 
-from preprocess.sources.naming import is_system
+from preprocess.sources.member_names import is_system
 from preprocess.sources.storage import Storage
 
 # By how a name ends or begins. The first that fits is said.

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import SourceError
+from preprocess.sources.class_names import class_infos, read_class_names
 from preprocess.sources.ledger import NO_IMAGE, NOT_AN_IMAGE, SECOND_IMAGE, Ledger
 from preprocess.sources.listing import MAX_LABEL, NOWHERE, ImageList, ImageListBuilder, Source
-from preprocess.sources.names import class_infos, read_class_names
-from preprocess.sources.naming import is_download, is_image, is_system, splits_in
+from preprocess.sources.member_names import is_download, is_image, is_system, splits_in
 from preprocess.sources.numbered import numbered_classes
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account, by_split, find_shards

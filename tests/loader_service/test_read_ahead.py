@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from loader_service.client import LoaderClient, StreamSpec
-from loader_service.commands.memory import expectation
+from loader_service.commands.sizing import expectation
 from loader_service.pipeline import read_ahead
 from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.order import epoch_order
