@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.trainer.conftest import CPU_PAIR, tiny_architecture
 from trainer.checkpoint import folder
+from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.checkpoint.snapshot import Snapshot, load, save
+from trainer.checkpoint.state import TrainingState
 from trainer.errors import CheckpointError
+from trainer.network.architecture import Ablation
 from trainer.network.columns import TwoColumns
 from trainer.optimizer import PaperUpdate
 from trainer.recipes import PAPER
@@ -93,6 +97,26 @@ def test_old_ones_go_and_the_best_stays(tmp_path: Path) -> None:
     names = sorted(path.name for path in folder.folder_of(tmp_path).iterdir())
     assert names == ["best.pt", "step-000000003.pt", "step-000000004.pt"]
     assert folder.find(tmp_path).name == "best.pt"
+
+
+def test_a_snapshot_is_not_what_training_goes_on_to_change() -> None:
+    """It is written beside training: a tensor that it shared would be half of one step, half of another."""
+    network = TwoColumns(tiny_architecture(), CPU_PAIR)
+    update = PaperUpdate(network.named_parameters(), PAPER)
+    state = TrainingState(network=network, update=update, schedule=ScheduleState(), epoch_sums=torch.zeros(4))
+    plan = NetworkPlan(
+        recipe="paper",
+        crop=67,
+        width=1 / 16,
+        ablation=Ablation(),
+        classes=tuple((str(i), str(i)) for i in range(5)),
+        mean_image=np.zeros((67, 67, 3), np.float32),
+    )
+    taken = state.snapshot({}, plan)
+    for live in (*network.parameters(), *update.velocities.values(), state.epoch_sums):
+        live.data.fill_(7.0)
+    for tensor in (*taken.weights.values(), *taken.velocities.values(), taken.epoch_sums):
+        assert not (tensor == 7.0).any()
 
 
 def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
