@@ -22,7 +22,7 @@ from preprocess.store.format import (
     Statistics,
     unpack_record,
 )
-from preprocess.store.shard_file import ShardFile
+from preprocess.store.shard_reader import ShardFile
 
 # Left for sockets, logs and libraries beside the shards, which stay open once read.
 _OTHER_OPEN_FILES = 512
