@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 
 from loader_service.client.http2.dial import Halt, look_up
 from loader_service.client.replica import Replica
 from loader_service.client.security import Security
-from loader_service.wire.addresses import name_and_port
+from loader_service.wire.addresses import each_port, name_and_port
 
 
 class Discovery:
@@ -53,12 +54,12 @@ def resolve(
 ) -> dict[str, Replica]:
     """The replicas that ``targets`` stand for now, by address.
 
-    ``dns:NAME:PORT`` stands for every address NAME has now (a Kubernetes headless service, for one); anything else
-    stands for itself.
+    ``dns:NAME:PORT`` stands for every address NAME has now (a Kubernetes headless service, for one), and
+    ``HOST:FIRST-LAST`` for every port of a range; anything else stands for itself.
     """
     replicas: dict[str, Replica] = {}
     make = partial(Replica, security=security, client_id=client_id, uses_grpcio=uses_grpcio)
-    for target in targets:
+    for target in chain.from_iterable(map(each_port, targets)):
         named = name_and_port(target)
         if named is None:
             replicas[target] = make(target=target)

@@ -15,7 +15,8 @@ class ConnectConfig:
     target: tuple[str, ...] = field(
         default=(),
         metadata=option(
-            "loaders to read from (required); dns:NAME:PORT stands for all addresses of NAME",
+            "loaders to read from (required); HOST:7000-7003 stands for four ports, "
+            "dns:NAME:PORT for all addresses of NAME",
             metavar="HOST:PORT[,...]",
         ),
     )

@@ -1,4 +1,7 @@
-"""Addresses as options give them: ``HOST:PORT``, ``unix:PATH``, and ``dns:NAME:PORT`` for all of a name's addresses."""
+"""Addresses as options give them: ``HOST:PORT``, ``unix:PATH``, and ``dns:NAME:PORT`` for all of a name's addresses.
+
+Where clients connect to, ``HOST:FIRST-LAST`` stands for several ports: those of a service of several processes.
+"""
 
 import ipaddress
 from collections.abc import Iterator
@@ -37,11 +40,28 @@ def check_listen(address: str) -> None:
 
 
 def check_target(address: str) -> None:
-    """Raises ValueError unless clients can connect to ``address``: ``HOST:PORT``, ``unix:PATH``, ``dns:NAME:PORT``."""
-    if address.startswith(_UNIX):
-        check_listen(address)
-    elif name_and_port(address) is None:
-        host_and_port(address)
+    """Raises ValueError unless clients can connect to ``address``: ``unix:PATH``, or ``HOST:PORT`` or
+    ``HOST:FIRST-LAST``, also after ``dns:``."""
+    for target in each_port(address):
+        if target.startswith(_UNIX):
+            check_listen(target)
+        elif name_and_port(target) is None:
+            host_and_port(target)
+
+
+def each_port(target: str) -> list[str]:
+    """``HOST:FIRST-LAST`` as a target for each port from FIRST to LAST; any other target by itself.
+
+    Raises ValueError for a range that is none.
+    """
+    host, _, ports = target.rpartition(":")
+    first, dash, last = ports.partition("-")
+    if not dash or target.startswith(_UNIX):
+        return [target]
+    is_range = all(port.isascii() and port.isdigit() and int(port) <= MAX_PORT for port in (first, last))
+    if not is_range or int(first) > int(last):
+        raise ValueError(f"expected HOST:PORT or HOST:FIRST-LAST, found {target!r}")
+    return [f"{host}:{port}" for port in range(int(first), int(last) + 1)]
 
 
 def is_loopback(address: str) -> bool:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from loader_service.client import Security
+from loader_service.client.discovery import resolve
 from loader_service.wire.addresses import check_listen, check_target, host_and_port, is_loopback, name_and_port
 
 
@@ -22,6 +24,21 @@ def test_what_is_no_address(address: str) -> None:
             check(address)
         with pytest.raises(ValueError, match=r"expected HOST:PORT|expected a port from"):
             check_target(f"dns:{address}")
+
+
+def test_a_range_of_ports_is_a_target_for_each() -> None:
+    found = resolve(["host-1:7000-7002", "[::1]:7-7", "dns:localhost:1-2", "unix:/a:1-2"], Security())
+    assert [target for target in found if not target.startswith("[::1]:") or target == "[::1]:7"] == [
+        *("host-1:7000", "host-1:7001", "host-1:7002", "[::1]:7"),
+        *("127.0.0.1:1", "127.0.0.1:2", "unix:/a:1-2"),
+    ]
+    for address in ("host:2-1", "host:1-", "host:1-2-3", "host:1-65536", "host:a-b", "host:1-99999999999"):
+        with pytest.raises(ValueError, match=f"expected HOST:PORT or HOST:FIRST-LAST, found '{address}'"):
+            check_target(address)
+    with pytest.raises(ValueError, match="expected a port from 1"):
+        check_target("host:0-1")
+    with pytest.raises(ValueError, match="expected HOST:PORT"):
+        check_listen("host:1-2")
 
 
 def test_port_0_is_for_listening() -> None:
