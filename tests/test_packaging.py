@@ -52,8 +52,7 @@ def test_the_source_distribution_is_the_whole_tree(sdist: Path) -> None:
 
 def test_the_wheel_of_the_source_distribution(sdist: Path, tmp_path: Path) -> None:
     """It holds the four packages, with types and the proto, and nothing else; its commands exist."""
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-xf", str(sdist), "-C", str(tmp_path)], check=True)  # tarfile's filter is not in 3.11.2
     with zipfile.ZipFile(built("wheel", tmp_path / f"alexnet_pipeline-{VERSION}", tmp_path / "out")) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         scripts = ConfigParser()
