@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -39,6 +40,7 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name not in _LIBRARIES or features.check(_LIBRARIES[name]))
 
 
+@cache
 def decoder_versions() -> str:
     """The libraries that turn bytes into pixels and pixels into bytes, and the formats that they lack here."""
     try:
