@@ -14,26 +14,17 @@ from loader_service.client.security import Security
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.errors import (
     AccessError,
-    DataLossError,
-    InvalidRequestError,
     LoaderError,
     MismatchError,
     OverloadedError,
     ServiceUnavailableError,
 )
+from loader_service.wire.status import ERROR_OF_STATUS
 from loader_service.wire.translate import description_from_response
 from loader_service.wire.types import Description, View
 
 _SERVICE = "/loader_service.v1.LoaderService/"
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
-_ERRORS: dict[grpc.StatusCode, type[LoaderError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
-    grpc.StatusCode.FAILED_PRECONDITION: MismatchError,
-    grpc.StatusCode.UNAUTHENTICATED: AccessError,
-    grpc.StatusCode.PERMISSION_DENIED: AccessError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
-    grpc.StatusCode.DATA_LOSS: DataLossError,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +102,7 @@ class Connection:
     def translate(self, error: grpc.RpcError) -> LoaderError:
         """gRPC's error as ours, naming this replica."""
         code, details = error.code(), error.details()
-        kind = _ERRORS.get(code, ServiceUnavailableError)
+        kind = ERROR_OF_STATUS.get(code, ServiceUnavailableError)
         text = " ".join(str(details).split())
         label = "" if kind is not ServiceUnavailableError else f"{code.name}: "
         translated = kind(f"{self.target}: {label}{text}")

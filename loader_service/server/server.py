@@ -25,14 +25,11 @@ from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from loader_service.server.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.errors import (
-    AccessError,
-    DataLossError,
-    InvalidRequestError,
     LoaderError,
-    MismatchError,
     OverloadedError,
     ServiceUnavailableError,
 )
+from loader_service.wire.status import STATUS_OF_ERROR
 from loader_service.wire.translate import description_to_response
 from loader_service.wire.types import Limits
 
@@ -50,14 +47,6 @@ _CANCEL_S = 1.0
 """For calls that were cancelled to end. One whose client reads nothing ends only when TCP gives the client up."""
 _KEEPALIVE_INTERVAL_S, _KEEPALIVE_TIMEOUT_S = 60, 20
 """How often a client from which nothing comes is asked whether it is there, and how long it has to say so."""
-_STATUS: dict[type[LoaderError], grpc.StatusCode] = {
-    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
-    MismatchError: grpc.StatusCode.FAILED_PRECONDITION,
-    AccessError: grpc.StatusCode.UNAUTHENTICATED,
-    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    DataLossError: grpc.StatusCode.DATA_LOSS,
-    ServiceUnavailableError: grpc.StatusCode.UNAVAILABLE,
-}
 
 
 class LoaderServer:
@@ -232,7 +221,7 @@ class LoaderServer:
 
     def _refuse(self, error: LoaderError, context: grpc.ServicerContext) -> NoReturn:
         """Ends a call with the status that ``error`` stands for."""
-        code = _STATUS.get(type(error), grpc.StatusCode.UNKNOWN)
+        code = STATUS_OF_ERROR.get(type(error), grpc.StatusCode.UNKNOWN)
         self._metrics.errors.labels(code.name).inc()
         if isinstance(error, OverloadedError):
             context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))

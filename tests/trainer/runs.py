@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from trainer.__main__ import main
@@ -26,10 +26,10 @@ def train(target: str, run_dir: Path, *options: str) -> int:
 
 
 @contextmanager
-def started(target: str, run_dir: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
-    """``train`` in a process of its own; killed at the end if it still runs."""
+def command(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command of the trainer in a process of its own; killed at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", *train_command(target, run_dir, *options)],
+        [sys.executable, "-m", "trainer", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -40,6 +40,11 @@ def started(target: str, run_dir: Path, *options: str) -> Iterator["subprocess.P
             yield process
         finally:
             process.kill()
+
+
+def started(target: str, run_dir: Path, *options: str) -> AbstractContextManager["subprocess.Popen[str]"]:
+    """``train`` as such a process."""
+    return command(*train_command(target, run_dir, *options))
 
 
 def wait_for_checkpoint(run_dir: Path, process: "subprocess.Popen[str]", *, least_step: int = 1) -> None:

@@ -3,10 +3,7 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +11,7 @@ import pytest
 
 from tests.processes import loader_processes
 from tests.relays import relaying
-from tests.trainer.runs import started, train, train_command, wait_for_checkpoint
+from tests.trainer.runs import command, started, train, train_command, wait_for_checkpoint
 from tests.waiting import wait_until
 from trainer.checkpoint import folder
 from trainer.checkpoint.snapshot import load
@@ -40,22 +37,6 @@ class SilentService:
 
     def wait_for_a_client(self) -> None:
         self._connections.append(self._server.accept()[0])
-
-
-@contextmanager
-def command(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
