@@ -5,15 +5,15 @@ function that takes it; :func:`run_program` does the rest. Every option is decla
 
     @dataclass(frozen=True, kw_only=True)
     class ServeConfig:
-        store: Path = field(metadata=option("the store to serve"))
-        threads: int = field(default=2, metadata=option("decode threads", least=1))
+        store: Path = required("the store to serve")
+        threads: int = option(2, "decode threads", least=1)
 
         def __post_init__(self) -> None:
             check_options(self)
 """
 
 from commandline.lines import one_line, write_line
-from commandline.options import check_options, option
+from commandline.options import check_options, option, required
 from commandline.program import Command, run_program
 from commandline.progress import Progress
 from commandline.version import __version__
@@ -25,6 +25,7 @@ __all__ = [
     "check_options",
     "one_line",
     "option",
+    "required",
     "run_program",
     "write_line",
 ]
