@@ -1,6 +1,7 @@
 """Real parts for every test: a tiny store, a service over it."""
 
 import logging
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
 from preprocess.store import Store
 from tests.stores import make_store
+
+# Programs started from a shell's background, or by nohup, inherit that these are ignored: tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine is no failure.
 settings.register_profile("any machine", deadline=None)

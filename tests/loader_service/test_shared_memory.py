@@ -132,7 +132,7 @@ def test_server_stops_though_a_client_stalls(store: Path) -> None:
             client.stdout.readline()
             client.send_signal(signal.SIGSTOP)
             replicas[0].send(signal.SIGTERM)
-            assert replicas[0].wait(60) == 0
+            assert replicas[0].wait(100) == 0
             client.kill()
 
 
