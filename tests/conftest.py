@@ -1,6 +1,7 @@
 """Real parts for every test: a tiny store, a service over it."""
 
 import logging
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from tests.stores import make_store
 # Programs started from a shell's background, or by nohup, inherit that these are ignored: tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: without a GPU it runs kernels on the CPU
 
 # A busy machine is no failure.
 settings.register_profile("any machine", deadline=None)

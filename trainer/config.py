@@ -101,8 +101,10 @@ class TrainConfig(NetworkConfig):
     )
     colour_pca: ColourPca = option("recipe", "ablation: the scale of the colour shifts, or no colour shifts")
     augment: bool = option(True, "ablation: random crops and mirror images; without: the centre crop")
-    precision: Literal["float32", "bfloat16"] = option(
-        "float32", "bfloat16: convolutions and products are computed by autocast"
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto",
+        "of convolutions and products; weights, sums and the update are float32 (auto: bfloat16 on GPUs that have it, "
+        "else float32)",
     )
     channels_last: bool = option(True, "keep maps innermost in memory, which makes convolutions faster on a CPU")
     compile: bool = option(False, "compile each column with torch.compile (needs a C++ compiler)")

@@ -158,6 +158,9 @@ class Keeper:
         snapshot, state = load(path), self._state
         plan_of(snapshot, path)  # what evaluate and the others will build of it
         changed = compare(path, snapshot.identity, self._identity)
+        if "--precision" in changed and self._config.precision == "auto":
+            before, here = snapshot.identity["precision"], self._identity["precision"]
+            raise TrainerError(f"{path} was trained in {before}, and this device would choose {here}: give --precision")
         step = step_of(snapshot, path, batch_size=self._config.batch_size, num_images=self._num_images)
         state.restore(snapshot, path, step=step, keep_sums=self._ranks.leads)
         ended = has_ended(self._config.resolved_recipe, state.epoch, state.schedule)

@@ -19,7 +19,9 @@ from trainer.ranks import Ranks
 RECORD_NAME = "run.json"
 
 
-def write_record(run_dir: Path, config: TrainConfig, plan: NetworkPlan, description: Description, ranks: Ranks) -> None:
+def write_record(
+    run_dir: Path, config: TrainConfig, plan: NetworkPlan, description: Description, *, precision: str, ranks: Ranks
+) -> None:
     """Writes the record; a resumed run writes it anew."""
     architecture = plan.architecture()
     document = {
@@ -44,6 +46,7 @@ def write_record(run_dir: Path, config: TrainConfig, plan: NetworkPlan, descript
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+            "precision": precision,
             "processes": ranks.world_size,
         },
         "recipe": dataclasses.asdict(config.resolved_recipe),
