@@ -89,8 +89,10 @@ class FusedStep:
     def take(self, batch: DeviceBatch, divisor: float, rates: Rates) -> None:
         self._set(divisor=divisor, **vars(rates))
         values = {"images": batch.images[self._device], "shifts": batch.shifts[self._device], "labels": batch.labels}
+        if not self._batch:
+            self._batch = {name: torch.empty_like(value) for name, value in values.items()}
         for name, value in values.items():
-            self._batch.setdefault(name, torch.empty_like(value)).copy_(value)
+            self._batch[name].copy_(value)
         if self._num_taken == RECORDED_AFTER and self._device.type == "cuda":
             self._launch = _recorded(self._compute, self._state.network.generators)
         self._launch()
@@ -139,7 +141,7 @@ def _recorded(compute: Callable[[], None], generators: Sequence[torch.Generator]
     try:
         for generator in generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's thread goes on allocating
             compute()
     except RuntimeError as error:
         write_line(f"WARNING: the step is launched kernel by kernel, which is slower: {one_line(error)[:200]}")

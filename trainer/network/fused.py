@@ -48,9 +48,9 @@ def update(
 
     The four have one layout; ``rate`` is one float32 on their device.
     """
-    if gradient.stride() != weight.stride():
+    if _layout(gradient) != _layout(weight):
         gradient = torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
-    assert weight.stride() == velocity.stride() == working.stride(), "expected one layout"
+    assert _layout(weight) == _layout(velocity) == _layout(working), "expected one layout"
     _kernels().update[(_programs(weight.numel()),)](
         weight, velocity, gradient, working, weight.numel(), rate, momentum, decay, VALUES=VALUES
     )
@@ -152,6 +152,10 @@ def _over_pixels(kernel: Any, tensors: Sequence[Tensor], norm: WithinMapNorm) ->
         *tensors, num_rows, norm.alpha,
         BETA=norm.beta, REACH=norm.window // 2, HEIGHT=height, BREADTH=breadth, WIDTH=width, ROWS=rows, LANES=lanes,
     )  # fmt: skip
+
+
+def _layout(a: Tensor) -> list[int]:
+    return [stride for stride, size in zip(a.stride(), a.shape, strict=True) if size > 1]
 
 
 def _rows(a: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class MergedColumns:
                 name = f"{layer.name}.{kind}"
                 owners = [each for each in masters if each.endswith(f".{name}")]
                 merged = torch.cat([masters[each].detach() for each in owners]).to(dtype)
-                if merged.dim() == 4:
+                if merged.dim() == 4 and not masters[owners[0]].is_contiguous():
                     merged = merged.contiguous(memory_format=torch.channels_last)
                 self.working[name] = merged.requires_grad_()
                 for place, owner in enumerate(owners):
