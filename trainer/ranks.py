@@ -17,6 +17,7 @@ from torch import Tensor
 
 from commandline import one_line
 from loader_service.client import StreamSpec
+from trainer import PARENT_PID
 from trainer.errors import PeerFailedError, RanksError, Stopped, TrainerError
 from trainer.network.columns import BatchSlice
 
@@ -140,32 +141,39 @@ def joined_ranks(devices: Sequence[torch.device], service_timeout_s: float) -> I
         yield Ranks()
         return
     backend = "nccl" if any(device.type == "cuda" for device in devices) else "gloo"
+    joined, ended = threading.Event(), threading.Event()
+    watch = threading.Thread(target=_end_with_parent, args=(joined, ended), name="parent-watch", daemon=True)
+    watch.start()
     # One rank may wait for its batch as long as the service may be away while the others wait for that rank.
     patience = timedelta(seconds=max(LEAST_PATIENCE_S, 2 * service_timeout_s))
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait for the others to come
     try:
-        with _one_line_of_a_dead_peer():
-            dist.init_process_group(backend, timeout=patience)
-            votes = dist.new_group(backend="gloo", timeout=patience)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    ended = threading.Event()
-    watch = threading.Thread(target=_end_with_parent, args=(os.getppid(), ended), name="parent-watch", daemon=True)
-    watch.start()
-    try:
+        try:
+            with _one_line_of_a_dead_peer():
+                dist.init_process_group(backend, timeout=patience)
+                votes = dist.new_group(backend="gloo", timeout=patience)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        joined.set()
         yield Ranks(rank=dist.get_rank(), local_rank=local_rank(), world_size=world_size, votes=votes)
     finally:
         ended.set()
         watch.join(2 * PARENT_LOOK_S)
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def _end_with_parent(parent: int, ended: threading.Event) -> None:
-    """Has this process stop as by SIGTERM when its parent (torchrun) has died, and ends it if it does not."""
+def _end_with_parent(joined: threading.Event, ended: threading.Event) -> None:
+    """Has this process stop as by SIGTERM when its parent (torchrun) has died, and ends it if it does not.
+
+    Before the ranks have joined there is nothing to save, and no handler runs while one waits for the others.
+    """
     while not ended.wait(PARENT_LOOK_S):
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
-            if not ended.wait(PARENT_GRACE_S):
+        if os.getppid() != PARENT_PID:
+            if joined.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+                ended.wait(PARENT_GRACE_S)
+            if not ended.is_set():
                 os._exit(128 + signal.SIGTERM)
             return
 

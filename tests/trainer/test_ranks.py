@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import torch
 from loader_service.client import StreamSpec
 from tests.processes import free_port, loader_processes
 from tests.trainer.runs import train, train_command, wait_for_checkpoint
+from tests.waiting import wait_until
 from trainer.checkpoint import folder
 from trainer.checkpoint.lock import RunLock
 from trainer.checkpoint.snapshot import load
@@ -184,6 +186,25 @@ def test_orphaned_ranks_save_and_end(loader_target: str, tmp_path: Path) -> None
     RunLock(tmp_path).close()
     found = folder.newest(tmp_path)
     assert found is not None
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_rank_orphaned_while_it_waits_for_the_others_ends(loader_target: str, tmp_path: Path) -> None:
+    port = free_port()
+    env = os.environ | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    parent = "import subprocess, sys; rank = subprocess.Popen(sys.argv[1:]); print(rank.pid, flush=True); rank.wait()"
+    command = [sys.executable, "-c", parent, sys.executable, "-m", "trainer", *train_command(loader_target, tmp_path)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        orphan = Path("/proc") / process.stdout.readline().strip()
+        wait_until(lambda: _is_listening(port), "the rank to wait for another")
+        process.kill()
+    wait_until(lambda: not (orphan / "cmdline").exists(), "the orphan to end")
+    assert not folder.numbered(tmp_path)
 
 
 def test_a_stopped_rank_stops_all_and_saves(loader_target: str, tmp_path: Path) -> None:
