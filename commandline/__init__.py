@@ -1,6 +1,6 @@
 """Turns a frozen dataclass into a command: options, TOML file, one-line errors, exit codes.
 
-The three programs share this and nothing else. A command is a dataclass whose fields are its options and a
+The three programs share this package and nothing else. A command is a dataclass whose fields are its options and a
 function that takes it; :func:`run_program` does the rest. Every option is declared once, as a field:
 
     @dataclass(frozen=True, kw_only=True)

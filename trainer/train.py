@@ -101,7 +101,8 @@ class Run:
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.step = step_for(self.state, self.centring, ranks, batch_size=config.batch_size, precision=dtype)
         identity = identity_of(config, self.plan, self.description, self.precision)
-        self.keeper = Keeper(config, identity, self.plan, self.state, ranks, num_images=num_images)
+        history = config.run_dir / METRICS_NAME
+        self.keeper = Keeper(config, identity, self.plan, self.state, ranks, num_images=num_images, history=history)
         self.metrics: MetricsWriter | None = None
         self.exporter: Exporter | None = None
         self.curve = CurveWriter(config.run_dir)
@@ -118,7 +119,7 @@ class Run:
     def go(self) -> int:
         """Trains from the start or the checkpoint to the end of the schedule."""
         config, state = self.config, self.state
-        start = self.keeper.resume(aside=(config.run_dir / METRICS_NAME,))
+        start = self.keeper.resume()
         self.step.refresh()
         end_epoch = self.recipe.schedule.end_epoch
         epoch_images = self.steps_per_epoch * config.batch_size

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from commandline import one_line, write_line
+from commandline.files import write_whole
 from loader_service.client import Description
-from trainer.checkpoint.files import write_text_whole
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.config import TrainConfig
 from trainer.ranks import Ranks
@@ -51,7 +51,7 @@ def write_record(
         },
         "recipe": dataclasses.asdict(config.resolved_recipe),
     }
-    write_text_whole(run_dir / RECORD_NAME, json.dumps(document, indent=1))
+    write_whole(run_dir / RECORD_NAME, json.dumps(document, indent=1))
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
