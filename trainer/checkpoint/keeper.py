@@ -65,7 +65,8 @@ class Keeper:
         Checkpoints that the run does not continue from are set aside, with a copy of the history. Raises TrainerError
         when that cannot be.
         """
-        path = self._ranks.decide(self._choose)
+        chosen = self._ranks.decide(self._choose)
+        path = None if chosen is None else Path(chosen)
         problem = ""
         if path is not None:
             try:
@@ -140,16 +141,16 @@ class Keeper:
     def _has_best(self) -> bool:
         return folder.best_of(self._run_dir).is_file()
 
-    def _choose(self) -> Path | None:
+    def _choose(self) -> str | None:
         """On the leading rank: the checkpoint to continue from, which is whole and of this run; None to begin."""
         how, run_dir = self._config.resume, self._run_dir
         remove_leftovers(folder.folder_of(run_dir))
         remove_leftovers(run_dir)
         if how == "auto":
             found = folder.newest(run_dir)
-            return None if found is None else found[0]
+            return None if found is None else str(found[0])
         if how != "never":
-            return folder.find(Path(how))
+            return str(folder.find(Path(how)))
         if folder.numbered(run_dir) or self._has_best():
             raise TrainerError(
                 f"{run_dir} holds checkpoints: continue them with --resume auto, or choose another --run-dir"
