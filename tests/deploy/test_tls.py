@@ -114,6 +114,17 @@ def verify(folder: Path) -> None:
             ["openssl", "pkey", "-in", key, "-pubout"],
         ]
         assert len({ask(command).stdout for command in public}) == 1, name
+    for name, purpose, code in (("server", "sslserver", 0), ("client", "sslclient", 0), ("client", "sslserver", 2)):
+        command = [
+            "openssl",
+            "verify",
+            "-purpose",
+            purpose,
+            "-CAfile",
+            str(folder / "ca.crt"),
+            str(folder / f"{name}.crt"),
+        ]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == code, (name, purpose)
     assert re.fullmatch("[0-9a-f]{64}\n", (folder / "token").read_text())
 
 

@@ -174,6 +174,29 @@ def test_a_client_that_breaks_the_protocol_is_dropped() -> None:
         server.close()
 
 
+ASKING = """
+import os, socket, sys
+os.setuid(12345)
+client = socket.socket(socket.AF_UNIX)
+client.connect("\\0" + sys.argv[1])
+print(socket.recv_fds(client, 100, 1)[:2])
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_gets_no_memory() -> None:
+    """The abstract name is open to all users of the machine; the kernel says who has come."""
+    server = SharedMemoryServer(num_slots=2, slot_bytes=4096, max_sessions=2)
+    try:
+        command = [sys.executable, "-c", ASKING, server.name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout == "(b'', [])\n"
+        with SharedMemorySession(server.name):
+            pass
+    finally:
+        server.close()
+
+
 def test_slots() -> None:
     pool = SlotPool(2, 100)
     first, second = pool.acquire(lambda: True), pool.acquire(lambda: True)
