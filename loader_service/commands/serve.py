@@ -10,6 +10,7 @@ from dataclasses import replace
 import grpc
 
 from commandline.logs import configure_logs
+from commandline.metrics_port import MetricsPort
 from commandline.program import EXIT_INTERRUPTED
 from commandline.stopping import StopRequests
 from loader_service.client import InvalidRequestError, LoaderError, ServiceUnavailableError
@@ -120,7 +121,7 @@ def _serve_metrics(metrics: Metrics, config: ServeConfig) -> int | None:
         return None
     host, port = host_and_port(address, lowest_port=0)
     try:
-        return metrics.serve(host, port, cert=config.tls_cert, key=config.tls_key)
+        return MetricsPort(host, port, metrics.registry, _tls_context(config)).port
     except OSError as error:
         raise ServiceUnavailableError(f"--metrics-listen {address}: cannot listen there: {error.strerror}") from None
 
@@ -145,12 +146,22 @@ def _shifted(address: str, number: int) -> str:
     return f"{host}:{int(port) + number if int(port) else 0}"
 
 
-def _credentials(config: ServeConfig) -> grpc.ServerCredentials | None:
-    """What the server shows and whom it trusts. Raises AccessError, naming the file, where gRPC would say nothing."""
+def _tls_context(config: ServeConfig) -> ssl.SSLContext | None:
+    """What the server shows, to whoever asks. Raises AccessError, naming the file."""
     if config.tls_cert is None or config.tls_key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_certificate(context, config.tls_cert, config.tls_key)
+    return context
+
+
+def _credentials(config: ServeConfig) -> grpc.ServerCredentials | None:
+    """What the server shows and whom it trusts. Raises AccessError, naming the file, where gRPC would say nothing."""
+    context = _tls_context(config)
+    if context is None:
+        return None
+    assert config.tls_cert is not None
+    assert config.tls_key is not None
     if config.tls_client_ca is not None:
         load_authority(context, config.tls_client_ca)
     client_ca = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
