@@ -42,7 +42,8 @@ class Replica:
     """Whether all calls go through grpcio's channel."""
 
     def connect(self) -> "Connection":
-        """A new connection, made when it is first used; the caller closes it."""
+        """A new connection, made when it is first used; the caller closes it. Raises AccessError when others could
+        read the token on its way."""
         return Connection(self)
 
 
@@ -56,6 +57,7 @@ class Connection:
     def __init__(self, replica: Replica) -> None:
         self.target = replica.target
         security = self._security = replica.security
+        security.check_reach(self.target)
         self._client_id = replica.client_id
         name = security.tls_server_name or replica.server_name
         self._calls: StreamConnection | GrpcioConnection
