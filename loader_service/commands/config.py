@@ -32,6 +32,7 @@ class ServeConfig:
     """Options of ``serve``."""
 
     store: Path = required("the store to serve, as preprocess wrote it")
+    verify: bool = option(False, "first read all of the store, and compare its content with its digests")
     listen: str = option(
         "127.0.0.1:7000", "address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"
     )

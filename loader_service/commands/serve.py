@@ -3,12 +3,13 @@
 import logging
 import resource
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import grpc
 
+from commandline import Progress
 from commandline.logs import configure_logs
 from commandline.metrics_port import MetricsPort
 from commandline.program import EXIT_INTERRUPTED
@@ -47,12 +48,14 @@ def serve(config: ServeConfig) -> int:
     decided = summary(found, processes, threads)
     if processes == 1:
         return _serve_one(config, lambda: log.info("%s", decided))
-    # What is wrong for all is said once, here.
-    with Store(config.store):
+    # What is wrong for all is said once, here; and a process that is started again serves the store that this one saw.
+    config = replace(config, store=config.store.resolve())
+    with _opened(config):
         _credentials(config)
     if config.token_file is not None:
         TokenFile(config.token_file)
     log.info("%s", decided)
+    config = replace(config, verify=False)
     configs = [_nth(config, number) for number in range(processes)]
     return supervise(configs, _serve_one, config.drain_s, user_errors=(LoaderError, StoreError, OSError))
 
@@ -64,8 +67,8 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
     metrics = Metrics()
     tokens = TokenFile(config.token_file) if config.token_file else None
     with (
+        _opened(config) as store,
         StopRequests() as stop,
-        Store(config.store) as store,
         Pipeline(
             store,
             num_threads=_numbers(config)[1],
@@ -112,6 +115,19 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             return EXIT_INTERRUPTED
     log.info("stopped")
     return 0
+
+
+@contextmanager
+def _opened(config: ServeConfig) -> Iterator[Store]:
+    """The store, with all of its shards open, and read from end to end if that is wanted. Raises StoreError."""
+    with Store(config.store) as store:
+        store.open_shards()
+        if config.verify:
+            num_images = sum(split.num_images for split in store.manifest.splits.values())
+            with Progress("verify", num_images, "images") as progress:
+                store.check_content(progress.advance)
+            log.info("every image is as it was written")
+        yield store
 
 
 def _serve_metrics(metrics: Metrics, config: ServeConfig) -> int | None:
