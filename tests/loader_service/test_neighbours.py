@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -36,19 +37,22 @@ def raw_stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, other
 
 
-def digest(*targets: str, options: ClientOptions | None = None) -> str:
+def digest(*targets: str, options: ClientOptions | None = None, split: str = "train") -> str:
     with LoaderClient(targets, options or ClientOptions(unavailable_timeout_s=60)) as client:
-        return epoch_digest(client, SPEC, 0).hexdigest()
+        return epoch_digest(client, replace(SPEC, split=split), 0).hexdigest()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_link_that_leads_elsewhere_while_it_serves(
     raw_stores: tuple[Path, Path], tmp_path: Path, processes: int
 ) -> None:
-    """The stream stays the same; and a process that is started again serves what the others serve."""
+    """The stream stays the same, also of a split that nobody has read before; and a process that is started again
+    serves what the others serve."""
     one, other = raw_stores
     link = tmp_path / "store"
     link.symlink_to(one)
+    with serve(one) as server:
+        expected_val = digest(*ready_targets(server, 1), split="val")
     port = free_port()
     with serve(link, "--processes", str(processes), port=port) as server:
         targets = ready_targets(server, processes)
@@ -56,6 +60,7 @@ def test_a_link_that_leads_elsewhere_while_it_serves(
         link.unlink()
         link.symlink_to(other)
         assert digest(targets[0]) == expected
+        assert digest(targets[0], split="val") == expected_val
         if processes > 1:
             os.kill(loaders_of(server)[-1], signal.SIGKILL)
             (again,) = ready_targets(server, 1)
