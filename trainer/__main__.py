@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import trainer.parent  # noqa: F401  (before anything slow)
 from commandline.start import Run, start
 
 

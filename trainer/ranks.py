@@ -18,9 +18,9 @@ from torch import Tensor
 
 from commandline import one_line
 from loader_service.client import StreamSpec
-from trainer import PARENT_PID
 from trainer.errors import PeerFailedError, RanksError, Stopped, TrainerError
 from trainer.network.columns import BatchSlice
+from trainer.parent import PARENT_PID
 
 Plain = TypeVar("Plain", str, bool, str | None)
 
