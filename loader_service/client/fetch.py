@@ -172,7 +172,7 @@ class Fetch(Iterator[Batch]):
                 self._session.release(part.slot, part.generation)
             return self._assembly.add(part)
         except (OSError, ValueError) as error:
-            raise ServiceUnavailableError(f"{self._target}: lost its shared memory: {error}") from None
+            raise ServiceUnavailableError(f"{self._target}: its images cannot be received: {error}") from None
 
     def _header_of(self, message: IncomingMessage, step: int) -> PartHeader:
         """All of a part of ``step`` but its pixels. Raises MismatchError for what cannot be one."""

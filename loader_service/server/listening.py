@@ -8,19 +8,25 @@ from contextlib import suppress
 
 from loader_service.wire.errors import ServiceUnavailableError
 
-_MOST_CONNECTIONS = 4096
+_LEAST_CONNECTIONS, _MOST_CONNECTIONS = 16, 4096
 _OTHER_FILES = 64
 """Descriptors that are left to all else: metrics, logs, names that are looked up, files that are read again."""
 
 
 def most_connections(max_sessions: int) -> int:
     """Connections that a server may have, whoever makes them: as many as leave descriptors to ``max_sessions`` sessions
-    of shared memory, two each, and to the rest of the process, whose files are open already."""
+    of shared memory, two each, and to the rest of the process, whose files are open already. Raises
+    ServiceUnavailableError when those are too few to serve anybody."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
-    room = limit - len(os.listdir("/dev/fd")) - 2 * max_sessions - _OTHER_FILES
-    return max(min(room, _MOST_CONNECTIONS), 1)
+    taken = len(os.listdir("/dev/fd")) + 2 * max_sessions + _OTHER_FILES
+    if limit < taken + _LEAST_CONNECTIONS:
+        raise ServiceUnavailableError(
+            f"expected a limit of at least {taken + _LEAST_CONNECTIONS:,} open files, for {max_sessions:,} streams, "
+            f"found {limit:,}; raise it (ulimit -n) or ask for fewer --max-streams"
+        )
+    return min(limit - taken, _MOST_CONNECTIONS)
 
 
 def check_address(address: str) -> None:

@@ -223,8 +223,10 @@ class Description:
             ("eigenvalues", self.eigenvalues, (3,)),
             ("eigenvectors", self.eigenvectors, (3, 3)),
         ):
-            if array.shape != shape or not np.isfinite(array).all():
-                raise ValueError(f"{name}: expected finite numbers {list(shape)}, found others or {list(array.shape)}")
+            if array.shape != shape:
+                raise ValueError(f"{name}: expected numbers {list(shape)}, found {list(array.shape)}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name}: expected finite numbers, found others")
         for name, found in (
             ("fingerprint", self.fingerprint),
             ("pipeline_version", self.pipeline_version),

@@ -184,6 +184,14 @@ def test_as_many_silent_connections_as_there_are_descriptors(
             server.kill()
 
 
+def test_a_limit_of_descriptors_that_serves_nobody_is_said(raw_stores: tuple[Path, Path]) -> None:
+    command = ["sh", "-c", f'ulimit -n {FEW_FILES} && exec "$@"', "sh", sys.executable, "-m", "loader_service", "serve"]
+    options = ["--store", str(raw_stores[0]), "--listen", "127.0.0.1:0", "--max-streams", "300"]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=200, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"open files, for 300 streams, found {FEW_FILES}; raise it" in result.stderr
+
+
 WITHOUT_DESCRIPTORS = """
     import os, resource, sys
     from pathlib import Path
