@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from loader_service.client.http2 import calls
 from loader_service.client.http2.calls import StreamConnection
 from loader_service.client.http2.status import CallError
 from tests.loader_service.test_streaming_calls import (
@@ -143,6 +144,27 @@ def test_a_server_that_refuses_for_ever_is_given_up(tmp_path: Path) -> None:
 
     with pytest.raises(CallError, match=r"broke the call off \(HTTP/2 error 7"):
         received(tmp_path, script)
+
+
+def test_a_pause_after_a_refusal_ends_when_the_call_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_REFUSAL_PAUSE_S", 1000.0)
+
+    def script(peer: Peer) -> None:
+        stream, _, _ = peer.request()
+        peer.send(frame(RST_STREAM, 0, stream, struct.pack(">I", REFUSED_STREAM)))
+        timer.start()
+
+    server = Server(tmp_path / "socket", [script])
+    connection = StreamConnection(server.target)
+    call = connection.call("/service/Call", b"question", [])
+    timer = threading.Timer(0.3, call.cancel)
+    with pytest.raises(CallError) as failure:
+        next(call)
+    assert failure.value.code() == grpc.StatusCode.CANCELLED
+    connection.close()
+    server.join()
 
 
 def test_a_call_that_crossed_a_farewell_is_made_again_elsewhere(tmp_path: Path) -> None:

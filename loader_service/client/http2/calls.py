@@ -10,7 +10,6 @@ one call at a time on a connection, one message in a request, no compression.
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -257,6 +256,6 @@ class StreamCall:
         self._num_refusals += 1
         if self._num_refusals > _MAX_REFUSALS:
             return False
-        time.sleep(_REFUSAL_PAUSE_S * 2 ** (self._num_refusals - 1))
+        self._halt.pause(_REFUSAL_PAUSE_S * 2 ** (self._num_refusals - 1))
         self._frames, self._stream = self._start(self._halt)
         return True

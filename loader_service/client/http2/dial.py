@@ -27,6 +27,12 @@ class Halt:
                 raise ConnectionAbortedError("broken off")
             self._break_off = break_off
 
+    def pause(self, seconds: float) -> None:
+        """Waits for ``seconds``, or until it is set. Raises ConnectionAbortedError when it was set before."""
+        ended = threading.Event()
+        self.guard(ended.set)
+        ended.wait(seconds)
+
     def set(self) -> None:
         with self._lock:
             self.is_set = True
