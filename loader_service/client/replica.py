@@ -15,6 +15,7 @@ from loader_service.client.security import Security
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.errors import (
     AccessError,
+    InvalidRequestError,
     LoaderError,
     MismatchError,
     OverloadedError,
@@ -86,7 +87,10 @@ class Connection:
 
     def names(self, fingerprint: str, split: str, indices: Iterable[int], timeout_s: float) -> tuple[str, ...]:
         """Where images came from. Raises a LoaderError."""
-        request = pb.NamesRequest(fingerprint=fingerprint, split=split, indices=indices)
+        try:
+            request = pb.NamesRequest(fingerprint=fingerprint, split=split, indices=indices)
+        except ValueError as error:  # negative, for instance
+            raise InvalidRequestError(f"indices: expected places in split {split!r}, found others: {error}") from None
         answer = self._ask(_SERVICE + "Names", request.SerializeToString(), timeout_s)
         try:
             names = pb.NamesResponse.FromString(answer).names

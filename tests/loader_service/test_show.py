@@ -52,6 +52,8 @@ def test_names(loader_target: str) -> None:
         assert client.names("train", []) == ()
         with pytest.raises(InvalidRequestError, match="indices: expected 0 to 29, found 30"):
             client.names("val", [30])
+        with pytest.raises(InvalidRequestError, match="indices: expected places in split 'val'"):
+            client.names("val", [-1])
         with pytest.raises(InvalidRequestError, match="split: expected one of train, val, found 'test'"):
             client.names("test", [0])
         with pytest.raises(InvalidRequestError, match="indices: expected 0 to 1024, found 1025"):

@@ -3,15 +3,23 @@
 import json
 import re
 import zlib
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NoReturn
 
+import grpc
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
 
+from loader_service.client import LoaderClient
+from loader_service.pipeline.pipeline import Pipeline
+from loader_service.server.server import LoaderServer
+from preprocess.store import Store
+from tests.conftest import LIMITS
 from tests.trainer.conftest import CPU_PAIR
 from tests.trainer.runs import train
 from tests.trainer.test_metrics import epoch_point, train_point
@@ -67,9 +75,35 @@ def test_report_is_one_file_that_needs_nothing_else(
     for word in (
         *("Loss", "Error, %", "Images a second", "filters of 11x11x3", "fingerprint", "torch", "lr 0.0002"),
         *("this network, ten crops", "30 images of val, 10 classes", "40.7 %", "18.2 %"),
-        *("best epoch", "last epoch", "among 64 training images", "of val</small>"),
+        *("best epoch", "last epoch", "among 64 training images"),
     ):
         assert word in text, word
+    found = {int(index): name for index, name in re.findall(r"<small>image (\d+) of val<br>([^<]+)</small>", text)}
+    with LoaderClient([loader_target]) as client:
+        assert client.names("val", found) == tuple(found.values())
+    assert text.count(" of val<br>") == 8 + 12
+
+
+class OlderServer(LoaderServer):
+    """A service of before there was a call for names."""
+
+    def _names(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> NoReturn:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+def test_report_from_a_service_that_has_no_names(
+    trained: Path, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    options = ["--out", str(out), "--devices", "cpu,cpu", "--neighbours-among", "0", "--crops", "centre"]
+    with (
+        Store(tiny_store) as store,
+        Pipeline(store, num_threads=1, message_bytes=LIMITS.message_bytes) as pipeline,
+        OlderServer(pipeline, "127.0.0.1:0", LIMITS) as server,
+    ):
+        assert main(["report", str(trained), "--target", f"127.0.0.1:{server.port}", *options]) == 0
+    assert "written without the images' names: 127.0.0.1" in capsys.readouterr().err
+    assert out.read_text("utf-8").count("<article>") == 8 + 12
 
 
 def test_report_without_a_service_or_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """The report's pictures of images: what the network guessed, and what it takes to be near."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,12 +11,13 @@ from trainer.report.pictures import data_uri
 Classes = Sequence[tuple[str, str]]
 
 
-def cards(exhibits: Sequence[Exhibit], classes: Classes, *, split: str) -> str:
-    """A card an image: its class, the best guesses as bars, and the nearest training images with their classes."""
-    return "<div class=cards>" + "".join(_card(exhibit, classes, split) for exhibit in exhibits) + "</div>"
+def cards(exhibits: Sequence[Exhibit], classes: Classes, *, split: str, names: Mapping[int, str]) -> str:
+    """A card an image: its class, the name that it had in the source if ``names`` has it by its index, the best guesses
+    as bars, and the nearest training images with their classes."""
+    return "<div class=cards>" + "".join(_card(each, classes, split, names) for each in exhibits) + "</div>"
 
 
-def _card(exhibit: Exhibit, classes: Classes, split: str) -> str:
+def _card(exhibit: Exhibit, classes: Classes, split: str, names: Mapping[int, str]) -> str:
     def name(label: int) -> str:
         return html.escape(classes[label][1])
 
@@ -31,11 +32,13 @@ def _card(exhibit: Exhibit, classes: Classes, split: str) -> str:
         f"<figcaption>{name(each.label)}</figcaption></figure>"
         for each in exhibit.neighbours
     )
+    place = f"image {exhibit.index:,} of {html.escape(split)}"
+    if exhibit.index in names:
+        place += f"<br>{html.escape(names[exhibit.index])}"
     neighbours = f"<div class=near><small>nearest training images</small><div>{near}</div></div>" if near else ""
     return (
         f"<article><div class=seen>{_picture(exhibit.pixels, name(exhibit.label))}"
-        f"<div class=guess><h3>{name(exhibit.label)}</h3><small>image {exhibit.index:,} of {html.escape(split)}</small>"
-        f"{bars}</div></div>{neighbours}</article>"
+        f"<div class=guess><h3>{name(exhibit.label)}</h3><small>{place}</small>{bars}</div></div>{neighbours}</article>"
     )
 
 

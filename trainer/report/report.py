@@ -3,14 +3,14 @@
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commandline import write_line
 from commandline.files import write_whole
-from loader_service.client import LoaderClient
+from loader_service.client import DataLossError, LoaderClient, ServiceUnavailableError
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.config import ReportConfig
 from trainer.devices import devices_of_rank
@@ -42,6 +42,8 @@ class Findings:
     evaluation: Evaluation
     worst: Sequence[Exhibit]
     examples: Sequence[Exhibit]
+    names: Mapping[int, str]
+    """Of both, in the source, by their indices; empty when the service cannot say."""
     num_searched: int
     """Training images among which the examples' neighbours were sought."""
 
@@ -88,8 +90,18 @@ def _find(config: ReportConfig, loaded: LoadedNetwork) -> Findings:
         evaluation=evaluation,
         worst=worst.exhibits,
         examples=examples,
+        names=_names(client, config.split, {exhibit.index for exhibit in (*worst.exhibits, *examples)}),
         num_searched=num_searched,
     )
+
+
+def _names(client: LoaderClient, split: str, indices: Iterable[int]) -> dict[int, str]:
+    wanted = sorted(indices)
+    try:
+        return dict(zip(wanted, client.names(split, wanted), strict=True))
+    except (DataLossError, ServiceUnavailableError) as error:  # a service that is older has no such call
+        write_line(f"the report is written without the images' names: {error}")
+        return {}
 
 
 def page(
@@ -110,11 +122,11 @@ def page(
         sections.append(_section("Beside the published numbers", _beside_published(loaded, findings)))
     sections.append(_section("The first layer's filters", _filters(loaded)))
     if findings is not None:
-        classes, split = loaded.plan.classes, findings.split
+        classes, split, names = loaded.plan.classes, findings.split, findings.names
         searched = f"<p>Neighbours by fc7 distance, among {findings.num_searched:,} training images.</p>"
         sections += [
-            _section("What it sees", searched + cards(findings.examples, classes, split=split)),
-            _section("Where it is most wrong", cards(findings.worst, classes, split=split)),
+            _section("What it sees", searched + cards(findings.examples, classes, split=split, names=names)),
+            _section("Where it is most wrong", cards(findings.worst, classes, split=split, names=names)),
         ]
     sections += [
         _section("Speed", f"<div class=charts>{speed_chart(train, epochs)}</div>"),

@@ -17,7 +17,7 @@ header p { color: var(--soft); margin: 0 0 1rem; }
 .charts svg { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px; }
 section > .charts > :only-child { max-width: 36rem; }
 figure { margin: 0; }
-figcaption, small { color: var(--soft); font-size: .82rem; }
+figcaption, small { color: var(--soft); font-size: .82rem; overflow-wrap: anywhere; }
 .filters { width: 100%; image-rendering: pixelated; display: block; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 article { border: 1px solid var(--line); border-radius: 8px; padding: .8rem; }
