@@ -2,6 +2,7 @@
 
     scripts/bench                       # builds the environments, then runs this
     python -m benchmarks.compare --bench-dir bench-envs --only ours-grpc,tf-data --rounds 3
+    python -m benchmarks.compare --bench-dir bench-envs --only '*-resized*,ours-pipeline-1,ours-shm,ours-grpc'
 
 Each measurement is a process of its own that sets up, warms up, takes batches of 128 for some seconds and ends. First
 each entry is tried for a moment with each of its worker counts; then, round after round, every entry takes its turn
@@ -10,6 +11,7 @@ measurement. Progress is kept in BENCH_DIR/journal.jsonl: the same command goes 
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import signal
@@ -96,7 +98,7 @@ class Comparison:
         with np.load(sample, allow_pickle=False) as arrays:
             images, indices = arrays["images"], arrays["indices"]
         try:
-            found = check(images, indices, self._data, mirrors=entry.mirrors)
+            found = check(images, indices, self._data, mirrors=entry.mirrors, is_resized=entry.part == "resized")
         except ValueError as error:
             return f"wrong crops: {error}"
         figures |= {"mirrored": found.mirrored, "mean_level": found.mean_level, "difference": found.worst_difference}
@@ -193,7 +195,7 @@ def compare() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each entry (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each (default: 3)")
     parser.add_argument("--warmup-s", type=float, default=1.0, help="what is not counted of it (default: 1)")
-    parser.add_argument("--only", default="", help="entries to run, comma-separated (default: all)")
+    parser.add_argument("--only", default="", help="entries to run, comma-separated, * for any (default: all)")
     parser.add_argument("--again", default="", help="entries to measure again in a run that was cut short")
     parser.add_argument("--out", type=Path, default=None, help="folder for performance.json, .svg and the table")
     options = parser.parse_args()
@@ -201,17 +203,17 @@ def compare() -> None:
     bench_dir.mkdir(parents=True, exist_ok=True)
     photos = os.environ.get("ALEXNET_TEST_DATA")
     all_entries = entries()
-    wanted = set(filter(None, options.only.split(",")))
-    if unknown := (wanted | set(filter(None, options.again.split(",")))) - {entry.name for entry in all_entries}:
-        known = ", ".join(entry.name for entry in all_entries)
-        parser.error(f"expected entries out of {known}; found {', '.join(sorted(unknown))}")
-    chosen = [entry for entry in all_entries if not wanted or entry.name in wanted]
+    names = [entry.name for entry in all_entries]
+    wanted, again = ([each for each in text.split(",") if each] for text in (options.only, options.again))
+    if unknown := [each for each in wanted + again if not fnmatch.filter(names, each)]:
+        parser.error(f"expected entries out of {', '.join(names)}; found {', '.join(unknown)}")
+    chosen = [e for e in all_entries if not wanted or any(fnmatch.fnmatch(e.name, each) for each in wanted)]
 
     print("making the stored images", flush=True)
     kind = make_images(bench_dir / "data", options.images, Path(photos) if photos else None)
     settings = {"images": kind, "seconds": options.seconds, "warmup_s": options.warmup_s}
     journal = Journal(bench_dir / "journal.jsonl", settings)
-    journal.forget(set(options.again.split(",")))
+    journal.forget({name for each in again for name in fnmatch.filter(names, each)})
     comparison = Comparison(bench_dir, journal, options.warmup_s)
     started = time.time()
     for entry in chosen:

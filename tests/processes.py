@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def free_port() -> int:
@@ -20,14 +21,15 @@ def free_port() -> int:
 class LoaderProcess:
     """``python -m loader_service serve`` over a store; ready when the constructor returns."""
 
-    def __init__(self, store: Path, *options: str, port: int = 0) -> None:
+    def __init__(self, store: Path, *options: str, port: int = 0, stderr: IO[bytes] | None = None) -> None:
         command = [sys.executable, "-m", "loader_service", "serve", "--store", str(store)]
         self._command = [*command, "--listen", f"127.0.0.1:{port}", "--log-level", "error", *options]
+        self._stderr = stderr
         self.start()
 
     def start(self) -> None:
         """Starts it, and again when it has ended: with a ``port`` of its own it comes back at the same address."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._stderr, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line.startswith("serving "), f"expected a ready line, found {line!r}"
@@ -51,11 +53,13 @@ class LoaderProcess:
 
 
 @contextmanager
-def loader_processes(store: Path, count: int, *options: str) -> Iterator[list[LoaderProcess]]:
+def loader_processes(
+    store: Path, count: int, *options: str, stderr: IO[bytes] | None = None
+) -> Iterator[list[LoaderProcess]]:
     """``count`` replicas; killed at the end. The list may be changed meanwhile: what is in it is killed."""
     replicas: list[LoaderProcess] = []
     try:
-        replicas.extend(LoaderProcess(store, *options) for _ in range(count))
+        replicas.extend(LoaderProcess(store, *options, stderr=stderr) for _ in range(count))
         yield replicas
     finally:
         for replica in replicas:

@@ -3,27 +3,24 @@
 from html import escape
 from typing import Any
 
+from benchmarks.comparison.entries import PARTS
+
 _WIDTH, _LABELS, _BAR, _STEP, _TOP = 900, 350, 18, 28, 52
 _COLOURS = {"ours": "#2563a8", "peer": "#9aa5b1", "limit": "#d9a441"}
 
 
 def bar_chart(document: dict[str, Any]) -> str:
-    """Median images a second of each row, fastest first, with least and most as a line; what decodes above the rest."""
+    """Median images a second of each row, fastest first, with least and most as a line; in the table's parts."""
     measured = [row for row in document["rows"] if "images_per_s" in row]
-    groups = [
-        sorted(
-            (row for row in measured if row["decodes"] == decodes),
-            key=lambda row: -float(row["images_per_s"]["median"]),
-        )
-        for decodes in (True, False)
-    ]
     machine = document["machine"]
     subtitle = f"{document['date']}, {machine['cores']} cores of {machine['processor']}; line: least to most"
     y, parts = _TOP, []
-    for title, rows in zip(("JPEG decoded on the way", "Already decoded"), groups, strict=True):
+    for part, title in PARTS.items():
+        rows = [row for row in measured if row["part"] == part]
         if not rows:
             continue
-        # Each group has its own scale: decoded images come several times faster.
+        rows.sort(key=lambda row: -float(row["images_per_s"]["median"]))
+        # Each part has its own scale: decoded images come several times faster.
         most = max(float(row["images_per_s"]["most"]) for row in rows)
         parts.append(f'<text x="12" y="{y + 14}" font-weight="600">{title}</text>')
         y += _STEP

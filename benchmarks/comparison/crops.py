@@ -1,5 +1,6 @@
 """Checks what an entry delivered: every crop is looked for in the stored image that it claims to be of."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,24 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from benchmarks.comparison.images import SIDE
+
+UInt8 = npt.NDArray[np.uint8]
+Window = tuple[int, int, int, int]
+"""Top, left, height, width."""
+
 CROP = 224
 # libjpeg's fast IDCT differs from the accurate one by up to 3 levels (root mean square) on photographs, FFmpeg's
 # conversion to RGB by up to 7; another window or image by 20 and more.
 MAX_DIFFERENCE = 12.0
+_SHRINK = 4
+_RESIZED_SIDES = range(14, 65, 2)
+"""Heights and widths at which windows of resized crops are looked for, in an image that is a quarter as large."""
+_MAX_STRETCH = 1.4
+"""Of a window, width by height or the other way: 4/3, and half a pixel more."""
+MAX_RESIZED_DIFFERENCE = 12.0
+_MEAN_AREA = (0.3, 0.8)
+"""Of windows whose area is uniform over 0.08 to 1 of the image's."""
 # 4.5 standard deviations of a fair coin: a sound entry fails once in 150,000 runs.
 _NUM_DEVIATIONS = 4.5
 
@@ -27,7 +42,7 @@ class Found:
     mirrored: float
     """Share of the crops that are mirrored."""
     windows: int
-    """Different corners seen."""
+    """Different windows seen."""
 
 
 def check(
@@ -36,50 +51,68 @@ def check(
     data: Path,
     *,
     mirrors: bool,
+    is_resized: bool = False,
     max_crops: int = 64,
 ) -> Found:
-    """Finds the window and the mirroring of ``images`` (uint8 [N, 224, 224, 3], at most ``max_crops`` of them).
+    """Finds the window and the mirroring of ``images`` (uint8 [N, 224, 224, 3], at most ``max_crops`` of them), which
+    have the size of their windows unless ``is_resized``.
 
-    Raises ValueError when a crop is not part of its image, or when corners or mirroring are not random.
+    Raises ValueError when a crop is not part of its image, or when windows or mirroring are not random.
     """
     if images.ndim != 4 or images.shape[1:] != (CROP, CROP, 3) or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 [N, {CROP}, {CROP}, 3], found {images.dtype} {list(images.shape)}")
     if len(np.unique(indices)) < len(indices) // 2:
         raise ValueError(f"expected different images, found {len(np.unique(indices))} among {len(indices)}")
     chosen = np.linspace(0, len(images) - 1, min(max_crops, len(images))).astype(int)
-    worst, mirrored, corners = 0.0, 0, set()
+    worst, mirrored, windows = 0.0, 0, set()
     for place in chosen:
         stored = (data / "files" / f"{int(indices[place]):06d}.jpg").read_bytes()
         source = simplejpeg.decode_jpeg(stored)
-        difference, corner, is_mirrored = _find(source, images[place])
+        difference, window, is_mirrored = (_find_resized if is_resized else _find)(source, images[place])
         worst = max(worst, difference)
-        if difference > MAX_DIFFERENCE:
+        if difference > (MAX_RESIZED_DIFFERENCE if is_resized else MAX_DIFFERENCE):
             raise ValueError(
                 f"image {indices[place]}: expected a crop of it, found one that differs by {difference:.1f} levels"
             )
         mirrored += is_mirrored
-        corners.add(corner)
+        windows.add(window)
     share, num_crops = mirrored / len(chosen), len(chosen)
     slack = _NUM_DEVIATIONS * 0.5 / num_crops**0.5
     if mirrors and abs(share - 0.5) > slack:
         raise ValueError(f"expected half of the crops mirrored, found {share:.2f}")
-    if num_crops >= 16 and len(corners) < num_crops // 2:
-        raise ValueError(f"expected random windows, found {len(corners)} among {num_crops} crops")
+    if num_crops >= 16 and len(windows) < num_crops // 2:
+        raise ValueError(f"expected random windows, found {len(windows)} among {num_crops} crops")
+    mean_area = float(np.mean([height * width for _, _, height, width in windows])) / SIDE**2
+    if is_resized and not _MEAN_AREA[0] < mean_area < _MEAN_AREA[1]:
+        raise ValueError(f"expected windows of half of the image's area or so, found {mean_area:.2f}")
     return Found(
         num_crops=num_crops,
         worst_difference=worst,
         mean_level=float(images[chosen].mean()),
         mirrored=share,
-        windows=len(corners),
+        windows=len(windows),
     )
 
 
-def _find(source: npt.NDArray[np.uint8], crop: npt.NDArray[np.uint8]) -> tuple[float, tuple[int, int], bool]:
-    """Difference, (top, left) and mirroring of the best fit of ``crop`` in ``source``."""
+def _find(source: UInt8, crop: UInt8) -> tuple[float, Window, bool]:
+    """Difference, window and mirroring of the best fit of ``crop`` in ``source``."""
     fits = []
     for is_mirrored in (False, True):
         wanted = np.ascontiguousarray(crop[:, ::-1]) if is_mirrored else crop
         differences = cv2.matchTemplate(source, wanted, cv2.TM_SQDIFF)
         least, _, (left, top), _ = cv2.minMaxLoc(differences)
-        fits.append(((max(least, 0.0) / crop.size) ** 0.5, (top, left), is_mirrored))
+        fits.append(((max(least, 0.0) / crop.size) ** 0.5, (top, left, *crop.shape[:2]), is_mirrored))
+    return min(fits)
+
+
+def _find_resized(source: UInt8, crop: UInt8) -> tuple[float, Window, bool]:
+    """The same of a crop that was resized, to a few pixels: windows of many sizes are tried, at a quarter's size."""
+    small = cv2.resize(source, (SIDE // _SHRINK, SIDE // _SHRINK), interpolation=cv2.INTER_AREA)
+    fits = []
+    for height, width in itertools.product(_RESIZED_SIDES, repeat=2):
+        if max(height, width) <= _MAX_STRETCH * min(height, width):
+            difference, window, is_mirrored = _find(
+                small, cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+            )
+            fits.append((difference, tuple(_SHRINK * number for number in window), is_mirrored))
     return min(fits)

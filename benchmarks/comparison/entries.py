@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["ours", "peer", "limit"]
+Part = Literal["crops", "resized", "decoded"]
+PARTS: dict[Part, str] = {
+    "crops": "JPEG decoded on the way",
+    "resized": "JPEG decoded on the way, random resized crops",
+    "decoded": "Already decoded, to pixels or YUV planes",
+}
+"""Of the table, with their titles; each is compared within itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +32,7 @@ class Entry:
     """What to try in the search; one means no search. 0: the peer chooses."""
     mirrors: bool = True
     """Whether half of the crops must be mirrored; only the limit does not."""
-    decodes: bool = True
-    """False: the images come decoded from disk or memory, and are shown apart."""
+    part: Part = "crops"
 
 
 def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
@@ -158,12 +164,71 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
             environment="ray",
             workers=(cores,),
         ),
-        _ours("ours-shm-yuv420", "ours: YUV 4:2:0 store, shared memory", "shm-yuv420", around, decodes=False),
-        _ours("ours-grpc-yuv420", "ours: YUV 4:2:0 store, gRPC", "grpc-yuv420", around, decodes=False),
-        _ours("ours-shm-raw", "ours: raw store, shared memory", "shm-raw", around, decodes=False),
-        _ours("ours-grpc-raw", "ours: raw store, gRPC", "grpc-raw", around, decodes=False),
         _ours(
-            "ours-grpc-cached", "ours: JPEG store, all decoded in memory, gRPC", "grpc-cached", around, decodes=False
+            "ours-resized-pipeline-1",
+            "ours: decode pipeline alone, 1 process",
+            "pipeline-jpeg-resized_crop",
+            (1,),
+            part="resized",
+        ),
+        _ours(
+            "ours-resized-shm",
+            "ours: JPEG store, same-host shared memory",
+            "shm-jpeg-resized_crop",
+            around,
+            part="resized",
+        ),
+        _ours("ours-resized-grpc", "ours: JPEG store, gRPC", "grpc-jpeg-resized_crop", around, part="resized"),
+        Entry(
+            name="tf-data-resized",
+            images="tfrecord",
+            title="tf.data, sample_distorted_bounding_box, bilinear",
+            kind="peer",
+            module=tf,
+            environment="tensorflow",
+            variant="resized",
+            workers=(0, *around),
+            part="resized",
+        ),
+        Entry(
+            name="dali-resized",
+            images="dali",
+            title="DALI, CPU, image_random_crop, linear",
+            kind="peer",
+            module="dali_cpu",
+            environment="dali",
+            variant="resized",
+            workers=many,
+            part="resized",
+        ),
+        Entry(
+            name="ffcv-resized",
+            images="ffcv-jpeg",
+            title="FFCV, JPEG, RandomResizedCrop",
+            kind="peer",
+            module="ffcv_loader",
+            environment="ffcv",
+            variant="jpeg-resized",
+            workers=at_most_cores,
+            part="resized",
+        ),
+        Entry(
+            name="torchvision-resized",
+            images="torch-lmdb",
+            title="torch DataLoader, LMDB, pillow-simd, torchvision's RandomResizedCrop",
+            kind="peer",
+            module=torch,
+            environment="torch",
+            variant="torchvision",
+            workers=around,
+            part="resized",
+        ),
+        _ours("ours-shm-yuv420", "ours: YUV 4:2:0 store, shared memory", "shm-yuv420", around, part="decoded"),
+        _ours("ours-grpc-yuv420", "ours: YUV 4:2:0 store, gRPC", "grpc-yuv420", around, part="decoded"),
+        _ours("ours-shm-raw", "ours: raw store, shared memory", "shm-raw", around, part="decoded"),
+        _ours("ours-grpc-raw", "ours: raw store, gRPC", "grpc-raw", around, part="decoded"),
+        _ours(
+            "ours-grpc-cached", "ours: JPEG store, all decoded in memory, gRPC", "grpc-cached", around, part="decoded"
         ),
         Entry(
             name="ffcv-raw",
@@ -174,12 +239,12 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
             environment="ffcv",
             variant="raw",
             workers=at_most_cores,
-            decodes=False,
+            part="decoded",
         ),
     )
 
 
-def _ours(name: str, title: str, variant: str, workers: tuple[int, ...], *, decodes: bool = True) -> Entry:
+def _ours(name: str, title: str, variant: str, workers: tuple[int, ...], *, part: Part = "crops") -> Entry:
     return Entry(
         name=name,
         title=title,
@@ -188,7 +253,7 @@ def _ours(name: str, title: str, variant: str, workers: tuple[int, ...], *, deco
         environment=None,
         variant=variant,
         workers=workers,
-        decodes=decodes,
+        part=part,
     )
 
 

@@ -8,11 +8,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison.entries import BOUNDS, TARGETS, Entry
+from benchmarks.comparison.entries import BOUNDS, PARTS, TARGETS, Entry
 from benchmarks.comparison.samples import Sample
 
 _BEGIN, _END = "<!-- table: written by scripts/bench -->", "<!-- end of table -->"
 _MAX_IDLE_BUSY = 0.1
+_WAYS = {"pipeline-1": "the decode pipeline alone", "shm": "shared memory", "grpc": "gRPC"}
+"""In which our crops are measured, resized ones too."""
 
 
 def results(entries: Sequence[Entry], samples: Sequence[Sample], skipped: dict[str, str]) -> dict[str, Any]:
@@ -39,7 +41,10 @@ def results(entries: Sequence[Entry], samples: Sequence[Sample], skipped: dict[s
             }
             for target in TARGETS
         ],
-        "cpu_to_limit": _cpu_to_limit(sound),
+        "cpu_to_limit": {
+            name: _cpu_ratio(sound, name, "limit-whole") for name in ("ours-pipeline-1", "ours-grpc", "ours-shm")
+        },
+        "cpu_of_resized": {way: _cpu_ratio(sound, f"ours-resized-{way}", f"ours-{way}") for way in _WAYS},
     }
 
 
@@ -49,7 +54,7 @@ def _row(entry: Entry, samples: Sequence[Sample], skipped: str | None) -> dict[s
         "name": entry.name,
         "title": entry.title,
         "kind": entry.kind,
-        "decodes": entry.decodes,
+        "part": entry.part,
         "skipped": skipped,
         "failures": sorted({sample.error for sample in samples if sample.error is not None}),
     }
@@ -75,15 +80,11 @@ def _ratio(ours: Sequence[Sample], peers: Sequence[Sample]) -> dict[str, float |
     return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
-def _cpu_to_limit(sound: dict[str, list[Sample]]) -> dict[str, float]:
-    """Processor time of our entries an image, over that of the C loop, from pairs within a round."""
-    limit = {sample.round: sample.figures["cpu_s_per_1000"] for sample in sound.get("limit-whole", [])}
-    found = {}
-    for name in ("ours-pipeline-1", "ours-grpc", "ours-shm"):
-        ratios = [s.figures["cpu_s_per_1000"] / limit[s.round] for s in sound.get(name, []) if s.round in limit]
-        if ratios:
-            found[name] = statistics.median(ratios)
-    return found
+def _cpu_ratio(sound: dict[str, list[Sample]], of: str, to: str) -> float | None:
+    """Processor time of an entry an image, over that of another, from pairs within a round."""
+    theirs = {sample.round: sample.figures["cpu_s_per_1000"] for sample in sound.get(to, [])}
+    ratios = [s.figures["cpu_s_per_1000"] / theirs[s.round] for s in sound.get(of, []) if s.round in theirs]
+    return statistics.median(ratios) if ratios else None
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -99,11 +100,8 @@ def markdown(document: dict[str, Any]) -> str:
         "",
         "![Images a second](performance.svg)",
     ]
-    for decodes, title in (
-        (True, "JPEG decoded on the way"),
-        (False, "Already decoded, to pixels or YUV planes"),
-    ):
-        rows = [row for row in document["rows"] if row["decodes"] == decodes]
+    for part, title in PARTS.items():
+        rows = [row for row in document["rows"] if row["part"] == part]
         if rows:
             lines += ["", f"**{title}**", "", *_rows(rows)]
     lines += [
@@ -134,6 +132,10 @@ def markdown(document: dict[str, Any]) -> str:
             if found is not None:
                 told = f"{found:.3g}{'' if found <= bound.at_most else ' (missed)'}"
             lines.append(f"| {titles[bound.entry]} | {bound.title} | {bound.at_most:g} | {told} |")
+    measured = {way: ratio for way, ratio in document["cpu_of_resized"].items() if ratio is not None}
+    if measured:
+        lines += ["", "| processor time of `resized_crop` | to that of `train` |", "|---|---|"]
+        lines += [f"| {_WAYS[way]} | {ratio:.2f} |" for way, ratio in measured.items()]
     return "\n".join(lines) + "\n"
 
 

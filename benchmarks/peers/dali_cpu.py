@@ -1,4 +1,7 @@
-"""NVIDIA DALI, CPU only: its file reader, decoders.image_crop, flip; in-process."""
+"""NVIDIA DALI, CPU only: its file reader, decoders.image_crop, flip; in-process.
+
+--variant resized: decoders.image_random_crop and resize, linear, as its own ImageNet examples have them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ def prepare(data: Path, variant: str) -> None:
 
 
 @pipeline_def(batch_size=BATCH_SIZE, device_id=None)
-def crops(data: Path):
+def crops(data: Path, is_resized: bool):
     files, indices = fn.readers.file(
         file_root=str(data / "files"),
         file_list=str(data / "formats" / "dali" / "files.txt"),
@@ -26,20 +29,32 @@ def crops(data: Path):
         dont_use_mmap=False,
         name="reader",
     )
-    images = fn.decoders.image_crop(
-        files,
-        crop=(CROP, CROP),
-        crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
-        crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
-        output_type=types.RGB,
-        device="cpu",
-    )
+    if is_resized:
+        windows = fn.decoders.image_random_crop(
+            files,
+            random_area=(0.08, 1.0),
+            random_aspect_ratio=(3 / 4, 4 / 3),
+            num_attempts=10,
+            output_type=types.RGB,
+            device="cpu",
+        )
+        images = fn.resize(windows, resize_x=CROP, resize_y=CROP, interp_type=types.INTERP_LINEAR)
+    else:
+        images = fn.decoders.image_crop(
+            files,
+            crop=(CROP, CROP),
+            crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
+            crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
+            output_type=types.RGB,
+            device="cpu",
+        )
     return fn.flip(images, horizontal=fn.random.coin_flip()), indices
 
 
 @contextmanager
 def batches(run: Run) -> Iterator[Stream]:
-    pipeline = crops(run.data, num_threads=run.workers, prefetch_queue_depth=3, set_affinity=False)
+    is_resized = run.variant == "resized"
+    pipeline = crops(run.data, is_resized, num_threads=run.workers, prefetch_queue_depth=3, set_affinity=False)
     pipeline.build()
     yield in_numpy(pipeline)
 

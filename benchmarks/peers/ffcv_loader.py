@@ -1,7 +1,7 @@
 """FFCV: a beton file of the stored JPEGs' own bytes (or of raw pixels: --variant raw), random crop, mirror; in-process.
 
-FFCV has random crops with resizing only. A crop of the output's own size is its RandomResizedCrop decoder with another
-function to draw the window: the resize is then a copy.
+FFCV has random crops with resizing only (--variant jpeg-resized). A crop of the output's own size is its
+RandomResizedCrop decoder with another function to draw the window: the resize is then a copy.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,11 @@ import cv2
 import numpy as np
 from ffcv.fields import IntField, RGBImageField
 from ffcv.fields.decoders import IntDecoder
-from ffcv.fields.rgb_image import IMAGE_MODES, ResizedCropRGBImageDecoder
+from ffcv.fields.rgb_image import (
+    IMAGE_MODES,
+    RandomResizedCropRGBImageDecoder,
+    ResizedCropRGBImageDecoder,
+)
 from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import RandomHorizontalFlip, ToTensor
 from ffcv.writer import DatasetWriter
@@ -48,7 +52,7 @@ class Images:
 
 
 def beton(data: Path, variant: str) -> Path:
-    return data / "formats" / f"ffcv-{variant}.beton"
+    return data / "formats" / f"ffcv-{variant.partition('-')[0]}.beton"
 
 
 def prepare(data: Path, variant: str) -> None:
@@ -74,16 +78,17 @@ class RandomCropDecoder(ResizedCropRGBImageDecoder):
 
 @contextmanager
 def batches(run: Run) -> Iterator[Stream]:
+    decoder = RandomResizedCropRGBImageDecoder if run.variant.endswith("-resized") else RandomCropDecoder
     loader = Loader(
         str(beton(run.data, run.variant)),
         batch_size=BATCH_SIZE,
         num_workers=run.workers,
         os_cache=True,
-        custom_fields={"image": StoredBytes} if run.variant == "jpeg" else {},
+        custom_fields={} if run.variant == "raw" else {"image": StoredBytes},
         order=OrderOption.RANDOM,
         drop_last=True,
         pipelines={
-            "image": [RandomCropDecoder((CROP, CROP)), RandomHorizontalFlip(), ToTensor()],
+            "image": [decoder((CROP, CROP)), RandomHorizontalFlip(), ToTensor()],
             "index": [IntDecoder(), ToTensor()],
         },
     )

@@ -3,6 +3,7 @@
 --variant TRANSPORT-STORE: ``grpc-jpeg``, ``grpc-raw``, ``grpc-yuv420`` and the same with ``shm``, from ``--workers``
 processes of one thread each; ``grpc-cached`` (JPEG, decoded images kept in memory) from one process with ``--workers``
 threads, whose cache they share. ``pipeline-jpeg`` is the decode pipeline without transport, in ``--workers`` processes.
+A view may follow: ``shm-jpeg-resized_crop``.
 """
 
 import multiprocessing
@@ -10,8 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from benchmarks.peers.measure import BATCH_SIZE, Run, Stream, main
+from benchmarks.peers.measure import BATCH_SIZE, CROP, Run, Stream, main
 from loader_service.client import ClientOptions, LoaderClient, StreamSpec
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.wire.codec import unpack_part
@@ -22,7 +24,7 @@ START_TIMEOUT_S = 60.0
 
 @contextmanager
 def batches(run: Run) -> Iterator[Stream]:
-    transport, _, store = run.variant.partition("-")
+    transport, store, spec = parts_of(run.variant)
     if transport == "pipeline":
         with pipelines(run) as stream:
             yield stream
@@ -38,9 +40,9 @@ def batches(run: Run) -> Iterator[Stream]:
         targets = [server.stdout.readline().split()[-1] for _ in range(processes)]
         with LoaderClient(targets, ClientOptions(transport=transport)) as client:
             if is_cached:
-                for batch in client.stream(StreamSpec(batch_size=BATCH_SIZE, shuffle=False, drop_last=False)):
+                for batch in client.stream(replace(spec, shuffle=False, drop_last=False)):
                     del batch
-            with client.stream(StreamSpec(batch_size=BATCH_SIZE), num_epochs=None) as stream:
+            with client.stream(spec, num_epochs=None) as stream:
                 yield ((batch.images, batch.indices) for batch in stream)
     finally:
         server.terminate()
@@ -49,6 +51,12 @@ def batches(run: Run) -> Iterator[Stream]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def parts_of(variant: str) -> tuple[str, str, StreamSpec]:
+    """Transport, store, and what is asked for."""
+    transport, store, *view = variant.split("-")
+    return transport, store, StreamSpec(view=view[0] if view else "train", batch_size=BATCH_SIZE)
 
 
 @contextmanager
@@ -83,7 +91,7 @@ def counted(made, first: list) -> Stream:
 
 def make(run: Run, seed: int, made, end, firsts) -> None:
     """One process: messages of endless epochs, one thread."""
-    spec = StreamSpec(crop_size=224, batch_size=BATCH_SIZE, seed=seed)
+    spec = replace(parts_of(run.variant)[2], crop_size=CROP, seed=seed)
     with Store(run.data / "stores" / "jpeg") as store:
         size = spec.num_steps(store.split("train").num_images)
         # One message a step, so that a message is a batch.

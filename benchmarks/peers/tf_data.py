@@ -1,6 +1,7 @@
 """tf.data: TFRecord files, parse, decode_and_crop_jpeg, mirror, batch; in-process, or its service with one worker.
 
-``--variant service`` and ``--variant service-compressed`` run dispatcher and worker in a process of their own.
+``--variant service`` and ``--variant service-compressed`` run dispatcher and worker in a process of their own;
+``--variant resized`` cuts windows as tf.image's own sample_distorted_bounding_box draws them, and resizes them.
 """
 
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,12 +37,29 @@ def prepare(data: Path, variant: str) -> None:
         writer.close()
 
 
-def crop(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def random_window() -> tf.Tensor:
+    return tf.concat([tf.random.uniform([2], 0, SIDE - CROP + 1, tf.int32), [CROP, CROP]], 0)
+
+
+def random_resized_window() -> tf.Tensor:
+    begin, size, _ = tf.image.sample_distorted_bounding_box(
+        [SIDE, SIDE, 3],
+        tf.zeros([1, 0, 4]),
+        area_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+def crop(record: tf.Tensor, is_resized: bool) -> tuple[tf.Tensor, tf.Tensor]:
     features = {"image": tf.io.FixedLenFeature([], tf.string), "index": tf.io.FixedLenFeature([], tf.int64)}
     example = tf.io.parse_single_example(record, features)
-    corner = tf.random.uniform([2], 0, SIDE - CROP + 1, tf.int32)
-    window = tf.concat([corner, [CROP, CROP]], 0)
+    window = random_resized_window() if is_resized else random_window()
     image = tf.io.decode_and_crop_jpeg(example["image"], window, channels=3)
+    if is_resized:
+        image = tf.cast(tf.round(tf.image.resize(image, [CROP, CROP])), tf.uint8)
     image = tf.cond(tf.random.uniform([]) < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
     return tf.ensure_shape(image, [CROP, CROP, 3]), example["index"]
 
@@ -53,7 +72,8 @@ def dataset(run: Run) -> tf.data.Dataset:
         tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
     )
     records = records.shuffle(2048)
-    return records.map(crop, num_parallel_calls=calls, deterministic=False).batch(BATCH_SIZE, drop_remainder=True)
+    cut = partial(crop, is_resized=run.variant == "resized")
+    return records.map(cut, num_parallel_calls=calls, deterministic=False).batch(BATCH_SIZE, drop_remainder=True)
 
 
 SERVE = """
@@ -70,7 +90,7 @@ input()
 @contextmanager
 def batches(run: Run) -> Iterator[Stream]:
     records = dataset(run)
-    if not run.variant:
+    if not run.variant.startswith("service"):
         yield in_numpy(records.prefetch(tf.data.AUTOTUNE))
         return
     server = subprocess.Popen(

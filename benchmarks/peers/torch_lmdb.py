@@ -1,4 +1,7 @@
-"""torch DataLoader over LMDB: decoded in worker processes with pillow-simd, or simplejpeg (--variant)."""
+"""torch DataLoader over LMDB: decoded in worker processes with pillow-simd, or simplejpeg (--variant).
+
+--variant torchvision: pillow-simd, with torchvision's RandomResizedCrop and RandomHorizontalFlip.
+"""
 
 import io
 from collections.abc import Iterator
@@ -35,7 +38,13 @@ class Crops(Dataset):
 
     def __init__(self, data: Path, variant: str) -> None:
         self.path, self.variant, self.size = database(data), variant, num_stored(data)
-        self.transaction = None
+        self.transaction = self.transform = None
+        if variant == "torchvision":
+            from torchvision import transforms
+
+            self.transform = transforms.Compose(
+                [transforms.RandomResizedCrop(CROP), transforms.RandomHorizontalFlip(), np.array]
+            )
 
     def __len__(self) -> int:
         return self.size
@@ -47,6 +56,8 @@ class Crops(Dataset):
             )
             self.transaction = environment.begin(buffers=True)
         record = self.transaction.get(b"%08d" % index)
+        if self.transform is not None:
+            return torch.from_numpy(self.transform(Image.open(io.BytesIO(record)))), index
         top, left, mirror = torch.randint(0, SIDE - CROP + 1, (3,)).tolist()
         if self.variant == "simplejpeg":
             pixels = simplejpeg.decode_jpeg(record)[top : top + CROP, left : left + CROP]

@@ -1,10 +1,8 @@
 """The server's edges: statuses, limits, damage, health."""
 
 import math
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,32 +134,6 @@ def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]
     except grpc.RpcError as error:
         status = error.code()
     assert status in KNOWN_STATUSES
-
-
-@given(st.binary(max_size=4000))
-@settings(max_examples=50)
-def test_any_bytes_to_the_port(loader_target: str, data: bytes) -> None:
-    """Not gRPC at all, or the beginning of it: the connection is dropped and nothing else happens."""
-    host, _, port = loader_target.rpartition(":")
-    for opening in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
-            connection.sendall(opening + data)
-            connection.shutdown(socket.SHUT_WR)
-            with suppress(ConnectionError):
-                while connection.recv(65536):
-                    pass
-
-
-@given(st.binary(max_size=200))
-@settings(max_examples=100)
-def test_any_bytes_as_a_request(channel: grpc.Channel, data: bytes) -> None:
-    ask = channel.unary_stream("/loader_service.v1.LoaderService/StreamBatches", bytes, bytes)
-    with pytest.raises(grpc.RpcError) as caught:
-        list(ask(data, timeout=60))
-    assert caught.value.code() in {
-        grpc.StatusCode.FAILED_PRECONDITION,  # it happened to be a request, without a fingerprint
-        grpc.StatusCode.INTERNAL,  # gRPC's own word for a message that cannot be parsed
-    }
 
 
 def test_health(channel: grpc.Channel) -> None:
