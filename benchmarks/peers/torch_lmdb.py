@@ -1,9 +1,11 @@
 """torch DataLoader over LMDB: decoded in worker processes with pillow-simd, or simplejpeg (--variant).
 
---variant torchvision: pillow-simd, with torchvision's RandomResizedCrop and RandomHorizontalFlip.
+--variant resized: pillow-simd, with the windows of torchvision's RandomResizedCrop, cut and resized as that does it.
+torchvision itself is left out: its wheels load beside one build of torch each.
 """
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,13 +40,7 @@ class Crops(Dataset):
 
     def __init__(self, data: Path, variant: str) -> None:
         self.path, self.variant, self.size = database(data), variant, num_stored(data)
-        self.transaction = self.transform = None
-        if variant == "torchvision":
-            from torchvision import transforms
-
-            self.transform = transforms.Compose(
-                [transforms.RandomResizedCrop(CROP), transforms.RandomHorizontalFlip(), np.array]
-            )
+        self.transaction = None
 
     def __len__(self) -> int:
         return self.size
@@ -56,8 +52,6 @@ class Crops(Dataset):
             )
             self.transaction = environment.begin(buffers=True)
         record = self.transaction.get(b"%08d" % index)
-        if self.transform is not None:
-            return torch.from_numpy(self.transform(Image.open(io.BytesIO(record)))), index
         top, left, mirror = torch.randint(0, SIDE - CROP + 1, (3,)).tolist()
         if self.variant == "simplejpeg":
             pixels = simplejpeg.decode_jpeg(record)[top : top + CROP, left : left + CROP]
@@ -65,11 +59,29 @@ class Crops(Dataset):
                 pixels = pixels[:, ::-1]
             pixels = np.ascontiguousarray(pixels)
         else:
-            image = Image.open(io.BytesIO(record)).crop((left, top, left + CROP, top + CROP))
+            image = Image.open(io.BytesIO(record))
+            if self.variant == "resized":
+                image = image.crop(resized_window()).resize((CROP, CROP), Image.Resampling.BILINEAR)
+            else:
+                image = image.crop((left, top, left + CROP, top + CROP))
             if mirror % 2:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             pixels = np.array(image)
         return torch.from_numpy(pixels), index
+
+
+def resized_window() -> tuple[int, int, int, int]:
+    """Left, top, right and bottom: 0.08 to 1 of the area, 3/4 to 4/3 as wide as high; of ten tries the first that
+    fits, or else the whole image."""
+    for _ in range(10):
+        area = SIDE**2 * torch.empty(1).uniform_(0.08, 1.0).item()
+        ratio = math.exp(torch.empty(1).uniform_(math.log(3 / 4), math.log(4 / 3)).item())
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if max(width, height) <= SIDE:
+            top = torch.randint(0, SIDE - height + 1, (1,)).item()
+            left = torch.randint(0, SIDE - width + 1, (1,)).item()
+            return left, top, left + width, top + height
+    return 0, 0, SIDE, SIDE
 
 
 @contextmanager
