@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -94,7 +95,7 @@ def check(
     )
 
 
-def _find(source: UInt8, crop: UInt8) -> tuple[float, Window, bool]:
+def _find(source: npt.NDArray[Any], crop: npt.NDArray[Any]) -> tuple[float, Window, bool]:
     """Difference, window and mirroring of the best fit of ``crop`` in ``source``."""
     fits = []
     for is_mirrored in (False, True):
@@ -114,7 +115,7 @@ def _find_resized(source: UInt8, crop: UInt8) -> tuple[float, Window, bool]:
     return _find_at(4, source, crop, itertools.product(*near))
 
 
-def _find_at(shrink: int, source: UInt8, crop: UInt8, sizes: Iterable[tuple[int, int]]) -> tuple[float, Window, bool]:
+def _find_at(shrink: int, source: UInt8, crop: UInt8, sizes: Iterable[tuple[int, ...]]) -> tuple[float, Window, bool]:
     """The best fit among windows of ``sizes`` (height, width), of images that are shrunk so many times."""
     small = cv2.resize(source, (SIDE // shrink, SIDE // shrink), interpolation=cv2.INTER_AREA)
     fits = []
