@@ -83,6 +83,7 @@ class ShardWriter:
                 lock=False,
                 sync=False,
                 metasync=False,
+                mode=0o666,
                 max_dbs=0,
                 lib_version=0,
             )
@@ -101,6 +102,7 @@ class ShardWriter:
                 digests = ShardDigests.of(self._content, [*self._checksums, names_checksum(names)])
                 self._pending += [(DIGESTS_KEY, digests.pack()), (NAMES_KEY, names)]
                 self._commit()
+                self._sync()
         except BaseException as failure:
             self._environment.close()
             self._atomic.__exit__(type(failure), failure, failure.__traceback__)
@@ -145,6 +147,13 @@ class ShardWriter:
                 needed_bytes = sum(len(value) for _, value in self._pending)
                 raise _as_os_error(error, self._path, needed_bytes) from error
         self._pending.clear()
+
+    def _sync(self) -> None:
+        """Has the file on the disk by the handle that wrote it: a network file system tells no other of a lost page."""
+        try:
+            self._environment.sync(True)
+        except lmdb.Error as error:
+            raise _as_os_error(error, self._path, 0) from error
 
 
 def _as_os_error(error: lmdb.Error, path: Path, needed_bytes: int) -> OSError:
