@@ -1,6 +1,7 @@
 """Image files' bytes to RGB pixels: JPEG by libjpeg-turbo when it can, everything else by PIL. Pure."""
 
 import io
+import re
 import warnings
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,24 @@ _TURNS = {
 # simplejpeg's result is pixel-identical to PIL's for these and 12 % faster, since PIL then needs no copy of it.
 _FAST_COLORSPACES = ("YCbCr", "RGB")
 _JPEG_MAGIC = b"\xff\xd8\xff"
+# Of what is no RGB yet, so many at a time become it.
+_STRIP_PIXELS = 1 << 20
+# What files called .jpg are instead, by how they begin in lower case.
+_OTHERS = (
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "XML"),
+    (b"%pdf", "a PDF"),
+    (b"ii*\0", "a TIFF"),
+    (b"mm\0*", "a TIFF"),
+    (b"pk\x03\x04", "a zip"),
+    (b"\x1f\x8b", "gzipped bytes"),
+    (b"\0\0\0\x1cftyp", "an AVIF, HEIC or film"),
+    (b"\0\0\0\x20ftyp", "an AVIF, HEIC or film"),
+    (b"version https://git-lfs", "a pointer of Git LFS: git lfs pull"),
+)
+_QUOTED_BYTES = re.compile(r"b([\"\']).*?\1")
 
 
 class UnusableImageError(Exception):
@@ -98,7 +117,7 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
             raise UnusableImageError(
                 f"expected an image ({', '.join(readable_formats())}), found {_describe(content)}"
             ) from None
-        raise UnusableImageError(f"damaged: {one_line(error)}") from None
+        raise UnusableImageError(_damage(error)) from None
     width, height = image.size
     if width * height > max_pixels:
         raise UnusableImageError(
@@ -113,7 +132,7 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
     except MemoryError:
         raise
     except Exception as error:
-        raise UnusableImageError(f"damaged: {one_line(error)}") from None
+        raise UnusableImageError(_damage(error)) from None
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
@@ -127,8 +146,20 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB: made strip by strip, so that beside it and the result there is never a third of their size."""
     if image.mode == "RGB":
         return image
+    rows = max(1, _STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        return _strip_to_rgb(image)
+    converted = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        converted.paste(_strip_to_rgb(strip), (0, top))
+    return converted
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit greyscale: PIL would clip at 255 where the upper byte is meant.
         values = np.asarray(image).astype(np.int64)
@@ -140,5 +171,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _describe(content: bytes) -> str:
-    start = content[:16]
-    return f"bytes that begin with {start!r}" if start.isascii() else f"bytes that begin with {start.hex(' ')}"
+    """What a file is that is no image. It is not quoted: a link may have led to what is nobody's to read here."""
+    start = content[:512].lstrip().lower()
+    for beginning, what in _OTHERS:
+        if start.startswith(beginning):
+            return what
+    return "text" if content[:512].isascii() and b"\0" not in content[:512] else "bytes of no such format"
+
+
+def _damage(error: Exception) -> str:
+    """What PIL says is wrong, without the file's own bytes."""
+    return f"damaged: {_QUOTED_BYTES.sub('...', one_line(error))}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from preprocess.errors import StoreError
 from preprocess.images.decode import UnusableImageError, decode
+from preprocess.images.limits import largest_file_bytes
 from preprocess.images.resize import centre_square, encode
 from preprocess.job.shard import ShardWork
 from preprocess.sources import open_storage
@@ -31,7 +32,7 @@ def mean_encoded_bytes(work: ShardWork) -> int:
     sizes = []
     storage = open_storage(work.root)
     try:
-        for _, content in read_images(storage, work.images):
+        for _, content in read_images(storage, work.images, largest_file_bytes(work.max_pixels)):
             if isinstance(content, UnreadableImageError):
                 continue
             try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from preprocess.errors import PreprocessError
 from preprocess.images.decode import UnusableImageError, decode, decoder_versions
+from preprocess.images.limits import largest_file_bytes
 from preprocess.images.resize import centre_square, encode, planes_of
 from preprocess.images.statistics import StatisticsAccumulator
 from preprocess.sources import ImageList, Storage, open_storage
@@ -107,7 +108,7 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     clock = _Clock()
     try:
         with ShardWriter(store, f"{SHARDS_DIRECTORY}/{work.stem}.lmdb") as writer:
-            for entry, content in read_images(storage, work.images):
+            for entry, content in read_images(storage, work.images, largest_file_bytes(work.max_pixels)):
                 clock.lap("read")
                 try:
                     if isinstance(content, UnreadableImageError):

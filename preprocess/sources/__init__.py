@@ -38,7 +38,7 @@ def read_source(root: str, options: SourceOptions, map_tasks: MapTasks, *, layou
     ``map_tasks`` does the reading that can be divided. Every member is an image of the result, was read for them, or is
     among those passed over. Raises SourceError when the source is empty, unreadable, damaged or in no known layout.
     """
-    storage = open_storage(root)
+    storage = open_storage(root, follow_links=options.follow_links)
     ledger = Ledger()
     reading = Reading(storage=storage, options=options, map_tasks=map_tasks, ledger=ledger)
     try:

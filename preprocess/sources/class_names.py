@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from preprocess.sources.ledger import Ledger
-from preprocess.sources.storage import Storage
+from preprocess.sources.storage import MOST_TEXT_BYTES, Storage
 from preprocess.store.format import ClassInfo
 
 # Each with a class id and its names a line: ``n01440764 tench, Tinca tinca``.
@@ -15,7 +15,7 @@ def read_class_names(storage: Storage, ledger: Ledger) -> dict[str, str]:
     for path in NAME_FILES:
         if storage.size_of(path) is not None:
             ledger.used_paths.add(path)
-            return parse_class_names(storage.read(path).decode("utf-8-sig", "replace"))
+            return parse_class_names(storage.read(path, MOST_TEXT_BYTES).decode("utf-8-sig", "replace"))
     return {}
 
 

@@ -4,12 +4,12 @@ import os
 from collections.abc import Sequence
 
 from preprocess.errors import SourceError
+from preprocess.sources.file_info import FileInfo
 from preprocess.sources.labels import read_val_labels
 from preprocess.sources.ledger import NO_CLASS, NOT_AN_IMAGE
 from preprocess.sources.listing import ImageList, ImageListBuilder
 from preprocess.sources.member_names import exact_split, is_download, is_image, splits_in
 from preprocess.sources.options import Reading
-from preprocess.sources.storage import FileInfo
 from preprocess.sources.tar_index import TarIndex, index_images
 from preprocess.sources.tar_reader import GZIP_SUFFIXES, TAR_SUFFIXES, is_tar, whole_tar
 from preprocess.sources.unreadable import of_name

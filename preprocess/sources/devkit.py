@@ -1,18 +1,25 @@
 """ILSVRC2012's development kit: its own numbering of classes, their names, and the validation labels in it."""
 
 import io
-import tarfile
+import struct
 import zlib
 from dataclasses import dataclass
 
 from preprocess.errors import SourceError
+from preprocess.sources.file_info import TooLargeError
 from preprocess.sources.ledger import Ledger
-from preprocess.sources.storage import Storage, open_storage, split_path
+from preprocess.sources.storage import Storage, client_errors, open_storage, split_path
+from preprocess.sources.tar_reader import iterate_members, open_container, whole_tar
 
 ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
 FOLDER = "ILSVRC2012_devkit_t12"
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+# The kit has 2.5 MB gzipped; its files have 1 MB or less each, and so has what meta.mat's compressed parts expand to.
+_MOST_ARCHIVE_BYTES = 16 << 20
+_MOST_FILE_BYTES = 16 << 20
+# MAT-file of level 5: a header, then parts, each with its type and size.
+_MAT_HEADER_BYTES, _MAT_COMPRESSED = 128, 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +46,11 @@ def read_devkit(storage: Storage, path: str | None, ledger: Ledger) -> Devkit | 
         if not _exists(kit, name):
             raise SourceError(f"{where}: expected {ARCHIVE} or the folder it unpacks to, found nothing")
     try:
-        if kit.is_folder(name):
-            meta, truth = (kit.read(f"{name}/{file}") for file in (_META, _GROUND_TRUTH))
-        else:
-            meta, truth = _read_archive(kit.read(name), where)
+        with client_errors(kit, name):
+            if kit.is_folder(name):
+                meta, truth = (kit.read(f"{name}/{file}", _MOST_FILE_BYTES) for file in (_META, _GROUND_TRUTH))
+            else:
+                meta, truth = _read_archive(kit, name, where)
     except OSError as error:
         raise SourceError(f"{where}: expected {_META} and {_GROUND_TRUTH}, found: {error}") from None
     return _parse(meta, truth.decode("ascii", "replace"), where)
@@ -52,20 +60,40 @@ def _exists(storage: Storage, path: str) -> bool:
     return storage.size_of(path) is not None or storage.is_folder(path)
 
 
-def _read_archive(content: bytes, where: str) -> tuple[bytes, bytes]:
+def _read_archive(kit: Storage, name: str, where: str) -> tuple[bytes, bytes]:
+    """Both files, of which no more is expanded than is sought."""
+    _check_size(kit.size_of(name) or 0, _MOST_ARCHIVE_BYTES, where)
     found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            for member in archive:
-                for file in (_META, _GROUND_TRUTH):
-                    if member.name.endswith(file) and (extracted := archive.extractfile(member)) is not None:
-                        found[file] = extracted.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise SourceError(f"{where}: expected a tar archive, found: {error}") from None
-    for file in (_META, _GROUND_TRUTH):
-        if file not in found:
-            raise SourceError(f"{where}: expected {file} in it, found none")
-    return found[_META], found[_GROUND_TRUTH]
+    with open_container(kit, name) as file:
+        for member in iterate_members(file, whole_tar(kit, name)):
+            for sought in (_META, _GROUND_TRUTH):
+                if member.name.endswith(sought) and member.isreg():
+                    _check_size(member.size, _MOST_FILE_BYTES, f"{where}: {sought}")
+                    file.seek(member.offset_data)
+                    found[sought] = file.read(member.size)
+            if len(found) == 2:
+                return found[_META], found[_GROUND_TRUTH]
+    missing = _META if _META not in found else _GROUND_TRUTH
+    raise SourceError(f"{where}: expected {missing} in it, found none")
+
+
+def _check_size(size_bytes: int, most_bytes: int, where: str) -> None:
+    if size_bytes > most_bytes:
+        raise TooLargeError(f"{where}: expected at most {most_bytes:,} bytes, found {size_bytes:,}")
+
+
+def _check_expanded(meta: bytes, where: str) -> None:
+    """Raises SourceError where the compressed parts of a MAT-file expand to more than the kit's do."""
+    tag = struct.Struct("<II" if meta[_MAT_HEADER_BYTES - 2 : _MAT_HEADER_BYTES] == b"IM" else ">II")
+    position, expanded = _MAT_HEADER_BYTES, 0
+    while position + tag.size <= len(meta):
+        kind, size_bytes = tag.unpack_from(meta, position)
+        position += tag.size
+        if kind == _MAT_COMPRESSED:
+            part = zlib.decompressobj().decompress(meta[position : position + size_bytes], _MOST_FILE_BYTES + 1)
+            expanded += len(part)
+            _check_size(expanded, _MOST_FILE_BYTES, f"{where}: {_META}, expanded")
+        position += size_bytes
 
 
 def _parse(meta: bytes, truth: str, where: str) -> Devkit:
@@ -74,6 +102,7 @@ def _parse(meta: bytes, truth: str, where: str) -> Devkit:
     wnid_of: dict[int, str] = {}
     names: dict[str, str] = {}
     try:
+        _check_expanded(meta, where)
         for synset in loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]:
             # Rows with children are inner nodes of the hierarchy, which label no image.
             if int(synset["num_children"]) == 0:
@@ -81,6 +110,8 @@ def _parse(meta: bytes, truth: str, where: str) -> Devkit:
                 wnid_of[int(synset["ILSVRC2012_ID"])] = wnid
                 names[wnid] = str(synset["words"])
         val_wnids = tuple(wnid_of[int(line)] for line in truth.split())
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise SourceError(f"{where}: {_META} or {_GROUND_TRUTH} is malformed: {error!r}") from None
+    except SourceError:
+        raise
+    except Exception as error:  # of scipy's reader: whichever it runs into
+        raise SourceError(f"{where}: {_META} or {_GROUND_TRUTH} is malformed: {type(error).__name__}") from None
     return Devkit(names=names, val_wnids=val_wnids)

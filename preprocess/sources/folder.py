@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from preprocess.errors import SourceError
 from preprocess.sources.class_names import class_infos, read_class_names
 from preprocess.sources.class_tree import list_train, list_val
+from preprocess.sources.file_info import FileInfo
 from preprocess.sources.listing import Source
 from preprocess.sources.member_names import Split, exact_split, is_image, is_system, splits_in
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account
-from preprocess.sources.storage import FileInfo, Storage
+from preprocess.sources.storage import Storage
 from preprocess.sources.tar_reader import is_tar
 from preprocess.sources.val_tar import VAL_TAR, list_val_tar
 

@@ -9,7 +9,7 @@ from preprocess.sources.devkit import read_devkit
 from preprocess.sources.ledger import Ledger
 from preprocess.sources.member_names import is_image, printable
 from preprocess.sources.options import SourceOptions
-from preprocess.sources.storage import Storage, client_errors, open_storage, split_path
+from preprocess.sources.storage import MOST_TEXT_BYTES, Storage, client_errors, open_storage, split_path
 
 # Looked for beside the images, in this order, before the devkit; the first is tiny-imagenet's, in val itself.
 LABEL_FILES = (
@@ -26,6 +26,11 @@ _DEVKIT_NUMBERS = "validation_ground_truth"
 # Kaggle's predictions go on with a box, and with other objects.
 _BOX = re.compile(r"^(.+?)(?:\s+-?[0-9.]+){4}(?:\s|$)")
 _LINE_ENDS = re.compile("\r\n|\n|\r")
+# Where a line is cut into name and class is tried at each space. And of a number: more digits than any has.
+_MOST_LINE_LENGTH = 8192
+_MOST_DIGITS = 9
+# Of what an error quotes.
+_MOST_QUOTED = 80
 
 _Row = tuple[str, str]
 
@@ -61,13 +66,18 @@ class _Labels:
 
     def __contains__(self, class_id: str) -> bool:
         return class_id in self._labels or (
-            self._by_number and class_id.isascii() and class_id.isdecimal() and int(class_id) < len(self._labels)
+            self._by_number
+            and len(class_id) <= _MOST_DIGITS
+            and class_id.isascii()
+            and class_id.isdecimal()
+            and int(class_id) < len(self._labels)
         )
 
     def of(self, class_id: str, where: str) -> int:
         if class_id not in self:
             raise SourceError(
-                f"{where}: expected one of the training split's {len(self._labels):,} classes, found {class_id!r}"
+                f"{where}: expected one of the training split's {len(self._labels):,} classes, found "
+                f"{class_id[:_MOST_QUOTED]!r}"
             )
         return self._labels[class_id] if class_id in self._labels else int(class_id)
 
@@ -91,14 +101,14 @@ def _find_file(storage: Storage, options: SourceOptions, ledger: Ledger) -> tupl
         try:
             other = open_storage(root)
             with client_errors(other, name):
-                return other.read(name), options.val_labels
+                return other.read(name, MOST_TEXT_BYTES), options.val_labels
         except OSError as error:
             raise SourceError(f"--val-labels {options.val_labels}: cannot be read: {error}") from None
     if options.devkit is None:
         for path in LABEL_FILES:
             if storage.size_of(path) is not None:
                 ledger.used_paths.add(path)
-                return storage.read(path), f"{storage.root}/{path}"
+                return storage.read(path, MOST_TEXT_BYTES), f"{storage.root}/{path}"
     return None
 
 
@@ -112,6 +122,11 @@ def _text(content: bytes) -> str:
 def _parse(text: str, where: str, file_names: Sequence[str], labels: _Labels, ledger: Ledger) -> list[int]:
     """Kaggle's table, a table of names and classes (tabs, commas or spaces), or a class a line by sorted name."""
     lines = [line for line in _LINE_ENDS.split(text) if line.strip()]
+    longest = max(map(len, lines), default=0)
+    if longest > _MOST_LINE_LENGTH:
+        raise SourceError(
+            f"{where}: expected lines of at most {_MOST_LINE_LENGTH:,} characters, found one of {longest:,}"
+        )
     if all(line.strip() in labels or len(re.split(r"[\s,;]", line.strip())) == 1 for line in lines):
         return _by_position([line.strip() for line in lines], where, file_names, labels)
     names = _Names(file_names, where)
@@ -126,7 +141,8 @@ def _parse(text: str, where: str, file_names: Sequence[str], labels: _Labels, le
             unknown.append(name)
         elif class_of.setdefault(known, class_id) != class_id:
             raise SourceError(
-                f"{where}: expected one label for {printable(known)!r}, found {class_of[known]!r} and {class_id!r}"
+                f"{where}: expected one label for {printable(known)!r}, found {class_of[known][:_MOST_QUOTED]!r} and "
+                f"{class_id[:_MOST_QUOTED]!r}"
             )
     missing = [name for name in file_names if name not in class_of]
     if missing:
@@ -146,9 +162,11 @@ def _rows(lines: Sequence[str], names: "_Names", labels: _Labels, where: str) ->
         table = list(csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True))
     except csv.Error as error:
         raise SourceError(f"{where}: expected lines of a name and a class, found: {error}") from None
-    if table[0][0].strip().lower() in _HEADERS and names.whole(table[0][0].strip()) is None:
+    if table[0] and table[0][0].strip().lower() in _HEADERS and names.whole(table[0][0].strip()) is None:
         del table[0]
     for row in table:
+        if len(row) < 2:
+            raise SourceError(f"{where}: expected lines of a name and a class, found {','.join(row)[:_MOST_QUOTED]!r}")
         class_id = row[1].strip()
         box = _BOX.match(class_id)
         yield row[0].strip(), box[1] if box is not None and class_id not in labels else class_id

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from preprocess.errors import SourceError
+from preprocess.sources.file_info import FileInfo
 from preprocess.sources.member_names import is_image, is_system
-from preprocess.sources.storage import FileInfo, Storage
+from preprocess.sources.storage import Storage
 
 # Why a member is passed over, in the words of the report and of docs/preprocess.md.
 SYSTEM = "hidden or left by the operating system"

@@ -19,6 +19,8 @@ class SourceOptions:
     """Labels of a flat validation folder: see ``labels``."""
     devkit: str | None = None
     """ILSVRC2012_devkit_t12.tar.gz, or the folder it unpacks to."""
+    follow_links: bool = False
+    """Whether links that leave the source are what they lead to, rather than refused."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def _read_rows_index(work: _FileWork) -> _Rows:
     try:
         with client_errors(storage, work.path), storage.open(work.path) as source, ParquetFile(source) as file:
             columns = find_columns(file.schema_arrow)
+            _check_num_rows(file.metadata.num_rows, source.seek(0, os.SEEK_END))
             table = file.read(columns=[columns.label, *([] if columns.path is None else [columns.path])])
             labels = _labels(table[columns.label])
             names = _names(table, columns)
@@ -137,6 +139,12 @@ def _read_rows_index(work: _FileWork) -> _Rows:
         group_sizes=tuple(group.num_rows for group in groups),
         class_names=class_names,
     )
+
+
+def _check_num_rows(num_rows: int, size_bytes: int) -> None:
+    """Labels of a few bytes may say any number of rows; each of them takes memory."""
+    if num_rows > size_bytes:
+        raise SourceError(f"expected at most as many rows as bytes, found {num_rows:,} rows in {size_bytes:,} bytes")
 
 
 def _labels(column: Any) -> npt.NDArray[np.int32]:

@@ -12,7 +12,8 @@ from preprocess.sources.storage import Storage
 _MAX_DEPTH = 3
 # A folder of more folders than these is one of classes.
 _MAX_FOLDERS = 64
-_NUMBERED = re.compile(r"^(.*?)-?([0-9]+)-of-([0-9]+)(.*)$")
+# A million files at most: a name may say any number.
+_NUMBERED = re.compile(r"^(.*?)-?(0*[0-9]{1,9})-of-(0*[0-9]{1,6})(?![0-9])(.*)$")
 
 
 def find_shards(storage: Storage, is_shard: Callable[[str], bool]) -> list[str]:
@@ -79,7 +80,7 @@ def _check_numbers(root: str, paths: list[str]) -> None:
             numbers[int(match[2])] = path
     for (prefix, total), numbers in sets.items():
         missing = [number for number in range(int(total)) if number not in numbers]
-        if missing and min(numbers) >= 0 and int(total) < 10**6:
+        if missing:
             raise SourceError(
                 f"{root}: expected the {int(total):,} files that their names speak of, found {len(numbers):,} and no "
                 f"{prefix}-{missing[0]:0{len(total)}d}-of-{total} (to do without on purpose, rename them)"

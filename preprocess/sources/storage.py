@@ -4,33 +4,17 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from stat import S_ISREG
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from commandline import one_line
 from preprocess.errors import SourceError
+from preprocess.sources.file_info import FileInfo, TooLargeError, leaving_link
+from preprocess.sources.local_storage import LocalStorage
+from preprocess.sources.member_names import is_system
 
 _REACH_S = 20.0
-
-
-class FileInfo(NamedTuple):
-    """One name in a folder."""
-
-    path: str
-    """Relative to the storage's root; bytes that are not UTF-8 are surrogate-escaped, as in os.fsdecode."""
-    size_bytes: int
-    """0 for all but files."""
-    kind: Literal["file", "folder", "dangling", "loop", "special"]
-    """``dangling``: a link that leads nowhere. ``loop``: a link to a folder that it lies in. ``special``: a pipe, a
-    socket or a device. Other links are what they lead to."""
-
-    @property
-    def is_folder(self) -> bool:
-        return self.kind == "folder"
-
-    @property
-    def name(self) -> str:
-        return self.path.rsplit("/", 1)[-1]
+# Of a file that is read whole for labels or names: a line for each of a million images.
+MOST_TEXT_BYTES = 64 << 20
 
 
 class Storage(Protocol):
@@ -53,22 +37,26 @@ class Storage(Protocol):
     def size_of(self, path: str) -> int | None:
         """Bytes of the file at ``path``; None when there is none."""
 
-    def read(self, path: str) -> bytes:
-        """A whole file. Raises OSError."""
+    def read(self, path: str, most_bytes: int) -> bytes:
+        """A whole file. Raises OSError, or TooLargeError where it has more than ``most_bytes``."""
 
     def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
         """Bytes ``[offset, offset + size_bytes)`` of a file; fewer when it ends before. Raises OSError."""
 
     def open(self, path: str) -> BinaryIO:
-        """A seekable file, which the caller closes."""
+        """A seekable file, which the caller closes. Raises OSError."""
 
     def close(self) -> None:
         """Closes the files that ``read_range`` keeps open; no thread may be reading."""
 
 
-def open_storage(root: str) -> Storage:
-    """Storage for a local path, or for a URL such as ``s3://bucket/imagenet``. Raises SourceError."""
-    return RemoteStorage(root) if "://" in root else LocalStorage(root)
+def open_storage(root: str, *, follow_links: bool = True) -> Storage:
+    """Storage for a local path, or for a URL such as ``s3://bucket/imagenet``. Raises SourceError.
+
+    Without ``follow_links`` its methods raise SourceError for a link that leaves the root: what lists a stranger's
+    files goes without. What reads those that were listed need not look again.
+    """
+    return RemoteStorage(root, follow_links) if "://" in root else LocalStorage(root, follow_links)
 
 
 def split_path(path: str) -> tuple[str, str]:
@@ -77,87 +65,16 @@ def split_path(path: str) -> tuple[str, str]:
     return folder or ("/" if path.startswith("/") else "."), name
 
 
-class LocalStorage:
-    """The local file system."""
-
-    is_local = True
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        # Each thread keeps the file open that it read from last: the path and the descriptor, by thread.
-        self._files: dict[int, tuple[str, int]] = {}
-
-    def reach(self) -> None:
-        pass
-
-    def list(self, folder: str) -> list[FileInfo]:
-        prefix = f"{folder}/" if folder else ""
-        with os.scandir(self._path(folder)) as entries:
-            found = [self._info(entry, prefix + entry.name) for entry in entries]
-        found.sort(key=lambda info: os.fsencode(info.path))
-        return found
-
-    def _info(self, entry: "os.DirEntry[str]", path: str) -> FileInfo:
-        try:
-            if entry.is_dir():
-                return FileInfo(path, 0, "loop" if entry.is_symlink() and self._leads_up(path) else "folder")
-            found = entry.stat()
-        except OSError:
-            return FileInfo(path, 0, "dangling")
-        return FileInfo(path, found.st_size, "file") if S_ISREG(found.st_mode) else FileInfo(path, 0, "special")
-
-    def _leads_up(self, link: str) -> bool:
-        """Whether a link leads to a folder on the way to it, itself reached by links perhaps: following never ends."""
-        target = os.path.realpath(self._path(link))
-        folder = link
-        while folder:
-            folder = folder.rpartition("/")[0]
-            here = os.path.realpath(self._path(folder))
-            if os.path.commonpath([here, target]) == target:
-                return True
-        return False
-
-    def is_folder(self, path: str) -> bool:
-        return os.path.isdir(self._path(path))
-
-    def size_of(self, path: str) -> int | None:
-        path = self._path(path)
-        return os.path.getsize(path) if os.path.isfile(path) else None
-
-    def read(self, path: str) -> bytes:
-        with open(self._path(path), "rb", buffering=0) as file:
-            return file.read()
-
-    def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
-        thread = threading.get_ident()
-        opened, descriptor = self._files.get(thread, (None, -1))
-        if opened != path:
-            if opened is not None:
-                os.close(self._files.pop(thread)[1])
-            descriptor = os.open(self._path(path), os.O_RDONLY)
-            self._files[thread] = path, descriptor
-        return os.pread(descriptor, size_bytes, offset)
-
-    def open(self, path: str) -> BinaryIO:
-        return open(self._path(path), "rb")
-
-    def close(self) -> None:
-        while self._files:
-            os.close(self._files.popitem()[1][1])
-
-    def _path(self, path: str) -> str:
-        return os.path.join(self.root, path) if path else self.root
-
-
 class RemoteStorage:
-    """Any file system of fsspec, by URL."""
+    """Any file system of fsspec, by URL. How large its files are is the service's word."""
 
     is_local = False
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, follow_links: bool = True) -> None:
         import fsspec
 
         self.root = root
+        self._follow_links = follow_links
         try:
             self._fs, base = fsspec.core.url_to_fs(root)
         except (ImportError, ValueError) as error:
@@ -193,6 +110,8 @@ class RemoteStorage:
             if name == base.rstrip("/"):
                 continue  # object stores list a folder's own marker
             path = prefix + name.rsplit("/", 1)[-1]
+            if info.get("islink") and not self._follow_links and not is_system(name.rsplit("/", 1)[-1]):
+                raise leaving_link(f"{self.root}/{path}")
             kind, size_bytes = info["type"], info["size"]
             if kind not in ("directory", "file"):  # a link, to which kind of thing only asking tells
                 kind = "directory" if self._fs.isdir(name) else "file" if self._fs.isfile(name) else None
@@ -211,8 +130,10 @@ class RemoteStorage:
         path = self._path(path)
         return int(self._fs.size(path)) if self._fs.isfile(path) else None
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most_bytes: int) -> bytes:
         content: bytes = self._fs.cat_file(self._path(path))
+        if len(content) > most_bytes:
+            raise TooLargeError(f"{self.root}/{path}: expected at most {most_bytes:,} bytes, found {len(content):,}")
         return content
 
     def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
@@ -232,15 +153,18 @@ class RemoteStorage:
 
 @contextmanager
 def client_errors(storage: Storage, what: str) -> Iterator[None]:
-    """Makes one line of whatever a URL's client library raises; errors of local files, and ours, stay as they are."""
+    """Makes one line of whatever a URL's client library raises, and of a local read that does not say which file's;
+    other errors of local files, and ours, stay as they are."""
+    where = f"{storage.root}/{what}" if what else storage.root
     try:
         yield
     except SourceError:
         raise
     except Exception as error:
+        if storage.is_local and isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise SourceError(f"{where}: cannot be read: {error.strerror}") from None
         if storage.is_local:
             raise
-        where = f"{storage.root}/{what}" if what else storage.root
         raise SourceError(
             f"{where}: cannot be read: {type(error).__name__}: {one_line(error)}; expected a service that answers, and "
             "credentials where its client looks for them"

@@ -18,6 +18,9 @@ from preprocess.sources.member_names import is_image, is_system_path, printable
 from preprocess.sources.storage import client_errors, open_storage
 from preprocess.sources.tar_reader import TarSection, iterate_members, open_container
 
+# As many links as Linux follows, one to the next.
+_MOST_LINKS = 40
+
 
 @dataclass(frozen=True, kw_only=True)
 class TarIndex:
@@ -64,7 +67,7 @@ class _Places:
         """Gives each link the bytes of the file at its end."""
         for number, target in self.links.items():
             end = self.number_of.get(target)
-            for _ in range(len(self.links)):
+            for _ in range(_MOST_LINKS):
                 if end not in self.links:
                     break
                 end = self.number_of.get(self.links[end])

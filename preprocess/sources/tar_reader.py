@@ -5,8 +5,6 @@ member says that it should be, and nothing but the rest of a record of zeros aft
 """
 
 import gzip
-import io
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+from commandline import one_line
 from preprocess.errors import SourceError
 from preprocess.sources.storage import Storage
 
@@ -22,6 +21,11 @@ _BLOCK = 512
 _MOST_ZEROS = 2 * _BLOCK + 19 * _BLOCK
 # How far beyond the zeros is looked for what follows them, so that the error can say it.
 _LOOKED_THROUGH = 64 << 20
+# Of one header with its extensions; of a name, as systems have them; of what one tar may hold, since a gzipped one of a
+# megabyte may hold millions.
+_MOST_READ_BYTES = 1 << 20
+_MOST_NAME_LENGTH = 4096
+_MOST_MEMBERS = 1 << 24
 _GZIP_MAGIC = b"\x1f\x8b"
 GZIP_SUFFIXES = (".gz", ".tgz")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -67,31 +71,51 @@ def iterate_members(file: BinaryIO, section: TarSection) -> Iterator[tarfile.Tar
     """Each member of the tar that ``section`` of ``file`` is, folders and links too; ``offset_data`` is within the
     section. Raises SourceError, with tar and byte, unless it is whole.
     """
-    window = cast(BinaryIO, io.BufferedReader(_Window(file, section), _BLOCK))
+    window = _Window(file, section)
     archive = None
     try:
         try:
-            with tarfile.open(fileobj=window, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+            with tarfile.open(
+                fileobj=cast(BinaryIO, window), mode="r:", encoding="utf-8", errors="surrogateescape"
+            ) as archive:
+                num_members = 0
                 while (member := archive.next()) is not None:
                     # The archive remembers every member: for a million of them that is a gigabyte.
                     archive.members = []  # type: ignore[attr-defined]
-                    end = member.offset_data + member.size
-                    if section.size_bytes is not None and end > section.size_bytes:
-                        raise _damaged(section, member.offset, f"{member.name!r}, which goes on past the end")
-                    if member.issparse():
-                        raise _damaged(section, member.offset, f"{member.name!r}, which has holes: pack without -S")
+                    num_members += 1
+                    _check_member(member, archive.offset, num_members, section)
                     yield member
             at = archive.offset
-        except tarfile.TarError as error:
+        except (SourceError, OSError, EOFError, zlib.error, MemoryError):
+            raise
+        except Exception as error:  # TarError where tarfile knows what is wrong; others for numbers that cannot be
             at = archive.offset if archive is not None else 0
             _check_end(window, at, section)
-            raise _damaged(section, at, str(error)) from None
+            raise _damaged(section, at, one_line(error)) from None
         _check_end(window, at, section)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{section.root}/{section.name}: expected a whole gzipped tar, found: {error}") from None
 
 
-def _check_end(window: BinaryIO, at: int, section: TarSection) -> None:
+def _check_member(member: tarfile.TarInfo, next_offset: int, number: int, section: TarSection) -> None:
+    """Raises SourceError for a member that a sound tar cannot hold, or that is read in another way than others do."""
+    end = member.offset_data + member.size
+    if section.size_bytes is not None and end > section.size_bytes:
+        raise _damaged(section, member.offset, f"{member.name!r}, which goes on past the end")
+    if member.issparse():
+        raise _damaged(section, member.offset, f"{member.name!r}, which has holes: pack without -S")
+    if member.size < 0 or (member.isreg() and end > next_offset) or next_offset <= member.offset:
+        # A header's own size and an extension's, of which one may be negative: the next header is found by the other.
+        raise _damaged(
+            section, member.offset, f"{member.name[:_MOST_NAME_LENGTH]!r} of two sizes, or of less than none"
+        )
+    if "\0" in member.name or len(member.name) > _MOST_NAME_LENGTH:
+        raise _damaged(section, member.offset, "a name with a zero byte, or of more than 4,096 characters")
+    if number > _MOST_MEMBERS:
+        raise _damaged(section, member.offset, f"more than {_MOST_MEMBERS:,} members")
+
+
+def _check_end(window: "_Window", at: int, section: TarSection) -> None:
     """Raises SourceError unless the end mark is at ``at`` and the rest of the section is zeros, and not many."""
     window.seek(at)
     tail = window.read(_MOST_ZEROS + 1)
@@ -121,33 +145,26 @@ def _damaged(section: TarSection, at: int, found: str) -> SourceError:
     )
 
 
-class _Window(io.RawIOBase):
-    """A section of a file, as a file."""
+class _Window:
+    """A section of a file, as tarfile reads it: a header at a time."""
 
     def __init__(self, file: BinaryIO, section: TarSection) -> None:
         self._file, self._offset, self._size_bytes = file, section.offset, section.size_bytes
         self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
     def tell(self) -> int:
         return self._position
 
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        assert whence != os.SEEK_END, "the end of a gzipped file is not known"
-        self._position = position if whence == os.SEEK_SET else self._position + position
-        return self._position
+    def seek(self, position: int) -> None:
+        self._position = position
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = len(buffer)
+    def read(self, size_bytes: int) -> bytes:
+        """As many bytes, or fewer at the end. Raises ReadError for more than headers have, before memory is made."""
+        if not 0 <= size_bytes <= _MOST_READ_BYTES or self._position < 0:
+            raise tarfile.ReadError(f"a header of {size_bytes:,} bytes")
         if self._size_bytes is not None:
-            count = max(0, min(count, self._size_bytes - self._position))
+            size_bytes = max(0, min(size_bytes, self._size_bytes - self._position))
         self._file.seek(self._offset + self._position)
-        content = self._file.read(count)
-        buffer[: len(content)] = content
+        content = self._file.read(size_bytes)
         self._position += len(content)
-        return len(content)
+        return content

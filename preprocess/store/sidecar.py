@@ -18,6 +18,8 @@ from preprocess.store.format import SHARDS_DIRECTORY, ShardInfo, canonical_json
 _FORMAT = "alexnet-shard"
 _VERSION = 1
 _READ_BYTES = 1 << 20
+UNREADABLE = "cannot be read: "
+"""How the reason begins of an image whose bytes could not be had, which may pass. Other reasons are of the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class BadImage:
     """Its path within the source; bytes that are not UTF-8 are surrogate-escaped."""
     size_bytes: int
     reason: str
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether another attempt may find it sound."""
+        return self.reason.startswith(UNREADABLE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -51,7 +52,7 @@ class Outcome:
         assert accounted == self.num_members
 
 
-def outcome_of(root: Path, store: Path, **options: str) -> Outcome:
+def outcome_of(root: Path, store: Path, **options: Any) -> Outcome:
     """Reads a source and makes its shards, here and without Ray. Raises SourceError."""
     source = read_source(str(root), SourceOptions(**options), map)
     stored: dict[str, Counter[tuple[int, str]]] = {}

@@ -144,7 +144,7 @@ def test_bytes_after_the_end_are_no_reason_to_refuse() -> None:
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"this is a text file\n", "found bytes that begin with b'this is a text f'"),
+        (b"this is a text file\n", "expected an image .*, found text$"),
         (jpeg(1)[:200], "damaged"),
         (jpeg(1)[:-300], "damaged: image file is truncated"),
         (jpeg(1, mode="L")[:-300], "damaged: image file is truncated"),

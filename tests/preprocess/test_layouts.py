@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -12,7 +13,7 @@ from preprocess.errors import SourceError
 from preprocess.images.decode import decoder_versions
 from preprocess.job.shard import ShardWork, make_shard
 from preprocess.sources import SourceOptions, read_source, reading
-from preprocess.sources.storage import LocalStorage
+from preprocess.sources.local_storage import LocalStorage
 from preprocess.store import ImageSpec, Store
 from tests.preprocess.layouts import (
     CLASSES,
@@ -31,7 +32,7 @@ from tests.preprocess.layouts import (
 _Sample = tuple[str, int, bytes]
 
 
-def _read(root: Path | str, **options: str) -> dict[str, dict[str, int]]:
+def _read(root: Path | str, **options: Any) -> dict[str, dict[str, int]]:
     """Label by stem, of each split."""
     source = read_source(str(root), SourceOptions(**options), map)
     return {split: {_short(entry.name): entry.label for entry in images} for split, images in source.splits.items()}
@@ -114,11 +115,11 @@ class _FlakyStorage(LocalStorage):
     is_local = False
     failures = 0
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most_bytes: int) -> bytes:
         if self.failures:
             self.failures -= 1
             raise TimeoutError("no answer")
-        return super().read(path)
+        return super().read(path, most_bytes)
 
 
 @pytest.mark.parametrize(("failures", "recovers"), [(4, True), (1000, False)])
@@ -131,11 +132,11 @@ def test_a_network_that_fails_is_asked_again(
     storage = _FlakyStorage(str(root))
     storage.failures = failures
     if recovers:
-        found = {_short(entry.name): content for entry, content in reading.read_images(storage, images)}
+        found = {_short(entry.name): content for entry, content in reading.read_images(storage, images, 1 << 20)}
         assert found == {photo.stem: photo.content for photo in TRAIN}
     else:
         with pytest.raises(SourceError, match=r"cannot be read after 5 attempts: no answer"):
-            list(reading.read_images(storage, images))
+            list(reading.read_images(storage, images, 1 << 20))
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -54,7 +54,7 @@ def test_links_are_followed(source: Path, tmp_path: Path) -> None:
     (source / "train" / CLASS_IDS[0] / "link.JPEG").symlink_to(tmp_path / "elsewhere.JPEG")
     (source / "train" / CLASS_IDS[1] / "folder").symlink_to(tmp_path / "more")
     (source / "train" / "n03000684").symlink_to(tmp_path / "more")
-    assert _run(source, tmp_path / "store") == 0
+    assert _run(source, tmp_path / "store", "--follow-links") == 0
     names = _names(tmp_path / "store")
     assert {b"train/n01440764/link.JPEG", b"train/n01443537/folder/deep.JPEG", b"train/n03000684/deep.JPEG"} <= {*names}
 
@@ -65,13 +65,14 @@ def test_links_behind_a_url_are_followed(source: Path, tmp_path: Path) -> None:
     (source / "train" / CLASS_IDS[0] / "link.JPEG").symlink_to(tmp_path / "more/deep.JPEG")
     (source / "train" / CLASS_IDS[0] / "gone.JPEG").symlink_to(tmp_path / "nothing")
     (source / "train" / "n03000684").symlink_to(tmp_path / "more")
-    local, remote = (read_source(root, SourceOptions(), map) for root in (str(source), f"file://{source}"))
+    options = SourceOptions(follow_links=True)
+    local, remote = (read_source(root, options, map) for root in (str(source), f"file://{source}"))
     assert remote.classes == local.classes
     assert [*remote.splits["train"]] == [*local.splits["train"]]
 
 
 def test_a_link_to_nothing_goes_to_quarantine(source: Path, tmp_path: Path) -> None:
-    (source / "train" / CLASS_IDS[0] / "gone.JPEG").symlink_to(tmp_path / "nothing")
+    (source / "train" / CLASS_IDS[0] / "gone.JPEG").symlink_to(source / "nothing")
     assert _run(source, tmp_path / "store", "--max-bad-images", "1") == 0
     line = json.loads((tmp_path / "store/quarantine.jsonl").read_text())
     assert (line["name"], line["reason"]) == (

@@ -37,7 +37,7 @@ def _fresh(tmp_path: Path) -> tuple[Path, Path]:
 def _outcome(root: Path, store: Path) -> Outcome | None:
     """What became of the members, or None where the source as a whole was refused, and nothing was stored."""
     try:
-        outcome = outcome_of(root, store)
+        outcome = outcome_of(root, store, follow_links=True)
     except SourceError as error:
         message = str(error)
     else:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocess.errors import SourceError
-from preprocess.sources.storage import LocalStorage
+from preprocess.sources.local_storage import LocalStorage
 from preprocess.sources.tar_index import index_tar
 from preprocess.sources.tar_reader import whole_tar
 
