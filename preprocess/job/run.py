@@ -116,11 +116,16 @@ def _work(config: RunConfig, source: Source, shard: PlannedShard) -> ShardWork:
 
 
 def _finished_shards(config: RunConfig, source: Source, shards: Sequence[PlannedShard]) -> dict[str, Sidecar]:
-    """The sidecars of shards that an earlier run has made, by stem."""
+    """The sidecars of shards that an earlier run has made, by stem; not of those that lack what could not be read then,
+    unless the store is complete: its images stay what they are.
+    """
     finished = {}
+    is_final = is_complete(config.out)
     for shard in shards:
         sidecar = read_sidecar(config.out, shard.stem)
-        if sidecar is not None and sidecar.key == _work(config, source, shard).key():
+        if sidecar is None or sidecar.key != _work(config, source, shard).key():
+            continue
+        if is_final or not sidecar.lacks_unreadable:
             finished[shard.stem] = sidecar
     return finished
 
@@ -167,7 +172,8 @@ def _check_bad_images(config: RunConfig, bad_images: Sequence[BadImage], num_don
     raise BadImagesError(
         f"expected at most {config.max_bad_images:,} unusable images (--max-bad-images), found {len(bad_images):,} in "
         f"{num_done:,} of {num_shards:,} shards, all listed in {config.out / QUARANTINE_NAME}: {listed}{more}. The "
-        "finished shards are kept; the same command with a larger --max-bad-images carries on without these images"
+        "finished shards are kept; the same command tries again what could not be read, and with a larger "
+        "--max-bad-images carries on without these images"
     )
 
 

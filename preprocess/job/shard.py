@@ -88,7 +88,8 @@ class ShardOutcome:
 
 
 def make_shard(work: ShardWork) -> ShardOutcome:
-    """Makes one shard, its part of the statistics and its sidecar; does nothing when they are there already.
+    """Makes one shard, its part of the statistics and its sidecar; does nothing when they are there already, with all
+    images that could be read.
 
     So a retry after any failure is safe. Raises OSError when the store cannot be written or the source's storage
     fails, and PreprocessError when this machine has not what the driver's has.
@@ -98,7 +99,7 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     _check_machine(work, store, storage)
     key = work.key()
     finished = read_sidecar(store, work.stem)
-    if finished is not None and finished.key == key:
+    if finished is not None and finished.key == key and not finished.lacks_unreadable:
         return _outcome(work.stem, finished, Seconds())
     with_statistics = work.split == STATISTICS_SPLIT
     statistics = StatisticsAccumulator(work.image.side)

@@ -77,6 +77,11 @@ class Sidecar:
     statistics_sha256: str | None
     """SHA-256 of the partial statistics' file; None outside the training split."""
 
+    @property
+    def lacks_unreadable(self) -> bool:
+        """Whether images are missing that another attempt may find."""
+        return any(bad.is_unreadable for bad in self.bad_images)
+
 
 def sidecar_path(store: Path, stem: str) -> Path:
     return store / SHARDS_DIRECTORY / f"{stem}.json"
