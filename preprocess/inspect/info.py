@@ -110,15 +110,17 @@ def _classes(path: Path, manifest: Manifest) -> list[dict[str, Any]]:
 
 def _lines(content: dict[str, Any]) -> list[str]:
     image, statistics = content["image"], content["statistics"]
+    source = content["source"]
+    probe = f", which make {source['probe']} of built-in pictures" if source.get("probe") else ""
     made = f"{image['side']} x {image['side']} {image['encoding']}"
     if image["encoding"] == "jpeg":
         made += f", quality {image['quality']}, {image['subsampling']}"
     lines = [
         f"store        {content['store']}",
         f"fingerprint  {content['fingerprint']}",
-        f"source       {content['source'].get('root')} ({content['source'].get('layout')})",
+        f"source       {source.get('root')} ({source.get('layout')})",
         f"images       {made}",
-        f"decoded by   {content['source'].get('decoders', 'what was not recorded then')}",
+        f"decoded by   {source.get('decoders', 'what was not recorded then')}{probe}",
         f"this machine {_reads(content['readable_here'])}",
     ]
     for name, split in content["splits"].items():

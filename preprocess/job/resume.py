@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from commandline import files
+from commandline import files, write_line
 from preprocess.errors import ResumeError, StoreError
 from preprocess.job.lock import LOCK_NAME
 from preprocess.store.format import MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME
 
 BEGUN_NAME = "run.json"
 REPORT_NAME = "report.json"
+PROBE_TERM = "digest of what the libraries make of built-in pictures"
 _FORMAT = "alexnet-run"
 _OURS = {BEGUN_NAME, REPORT_NAME, LOCK_NAME, MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME}
 
@@ -23,30 +24,37 @@ def make_folder(store: Path) -> None:
     files.make_folder(store)
 
 
-def begin_or_resume(store: Path, terms: Mapping[str, Any]) -> None:
-    """Records what a run into ``store`` is made from, or checks it against what was recorded before.
+def begin_or_resume(store: Path, terms: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Records what a run into ``store`` is made from, or checks it against what was recorded before; returns what is
+    recorded.
 
     ``terms`` are flat: names that a person knows and JSON values. Raises ResumeError, naming what changed, when
-    they differ. Removes what a killed run left half-written; nobody else may be writing.
+    they differ. What an earlier release did not record yet is recorded now, unless the store is complete: it is not in
+    the keys of its shards. Removes what a killed run left half-written; nobody else may be writing.
     """
     begun = store / BEGUN_NAME
-    if begun.exists():
-        changed = [
-            f"{name} was {json.dumps(old)} and is {json.dumps(terms.get(name))}"
-            for name, old in _read_terms(begun).items()
-            if terms.get(name) != old
-        ]
-        if changed:
-            decoders = any(change.startswith("decoders ") for change in changed)
-            pixels = " (which gives other pixels, and so another fingerprint)" if decoders else ""
-            raise ResumeError(
-                f"{store}: was begun with another source or other parameters: {'; '.join(changed)}{pixels}; "
-                "give the same ones, or another --out"
-            )
-    else:
+    recorded = _read_terms(begun) if begun.exists() else {}
+    changed = [
+        f"{name} was {json.dumps(old)} and is {json.dumps(terms.get(name))}"
+        for name, old in recorded.items()
+        if terms.get(name) != old
+    ]
+    if changed:
+        pixels = any(change.startswith(("decoders ", PROBE_TERM)) for change in changed)
+        why = " (which gives other pixels, and so another fingerprint)" if pixels else ""
+        raise ResumeError(
+            f"{store}: was begun with another source or other parameters: {'; '.join(changed)}{why}; "
+            "give the same ones, or another --out"
+        )
+    new = [name for name in terms if name not in recorded]
+    if new and not is_complete(store):
+        if recorded:
+            write_line(f"{store}: its run did not record the {' and the '.join(new)}: its shards are made again")
         files.make_folder(store / SHARDS_DIRECTORY)
         files.write_whole(begun, json.dumps({"format": _FORMAT, "terms": dict(terms)}, indent=1) + "\n")
+        recorded = dict(terms)
     remove_temporary_files(store)
+    return recorded
 
 
 def is_complete(store: Path) -> bool:

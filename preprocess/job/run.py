@@ -3,8 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ from commandline import Progress, write_line
 from preprocess.config import RunConfig
 from preprocess.errors import BadImagesError, StoreError
 from preprocess.images.decode import decoder_versions
+from preprocess.images.probe import images_digest
 from preprocess.images.statistics import finish
 from preprocess.job.cluster import Cluster
 from preprocess.job.disk import NUM_PROBED, check_free, full_disk_as_error, mean_encoded_bytes
 from preprocess.job.lock import locked
 from preprocess.job.plan import PlannedShard, plan_shards
 from preprocess.job.report import RunReport, write_quarantine, write_report
-from preprocess.job.resume import REPORT_NAME, begin_or_resume, is_complete, make_folder, remove_temporary_files
+from preprocess.job.resume import (
+    PROBE_TERM,
+    REPORT_NAME,
+    begin_or_resume,
+    is_complete,
+    make_folder,
+    remove_temporary_files,
+)
 from preprocess.job.shard import Seconds, ShardOutcome, ShardWork, make_shard
 from preprocess.sources import Source, read_source
 from preprocess.store.format import QUARANTINE_NAME, STATISTICS_SPLIT, Manifest, SplitInfo
@@ -27,6 +36,9 @@ from preprocess.store.sidecar import BadImage, PartialStatistics, Sidecar, read_
 from preprocess.store.writer import write_manifest, write_statistics
 
 _NUM_LISTED_BAD = 10
+
+WorkOf = Callable[[PlannedShard], ShardWork]
+"""What a shard's task must know."""
 
 
 def run(config: RunConfig) -> int:
@@ -42,11 +54,12 @@ def run(config: RunConfig) -> int:
         with full_disk_as_error(config.out):
             make_folder(config.out)
             with locked(config.out):
-                begin_or_resume(config.out, _terms(config, source))
-                finished = _finished_shards(config, source, shards)
+                probe = begin_or_resume(config.out, _terms(config, source)).get(PROBE_TERM)
+                work_of = partial(_work, config, source, probe)
+                finished = _finished_shards(config.out, shards, work_of)
                 if len(finished) == len(shards) and is_complete(config.out):
                     return _report_complete(config)
-                report = _complete(config, source, shards, finished, cluster)
+                report = _complete(config, source, shards, work_of, finished, cluster)
     print(json.dumps(asdict(report), indent=1) if config.json else "\n".join(report.lines()))
     return 0
 
@@ -65,6 +78,7 @@ def _complete(
     config: RunConfig,
     source: Source,
     shards: Sequence[PlannedShard],
+    work_of: WorkOf,
     finished: dict[str, Sidecar],
     cluster: Cluster,
 ) -> RunReport:
@@ -72,7 +86,7 @@ def _complete(
     num_workers = cluster.num_cpus if len(finished) < len(shards) else 0
     started = time.monotonic()
     try:
-        outcomes = _make_shards(config, source, shards, finished, cluster) if num_workers else []
+        outcomes = _make_shards(config, shards, work_of, finished, cluster) if num_workers else []
     finally:
         remove_temporary_files(config.out)
     elapsed_s = time.monotonic() - started
@@ -99,10 +113,11 @@ def _terms(config: RunConfig, source: Source) -> dict[str, Any]:
         "shuffle-seed": config.shuffle_seed,
         "max-pixels": config.max_pixels,
         "decoders": decoder_versions(),
+        PROBE_TERM: images_digest(config.image),
     }
 
 
-def _work(config: RunConfig, source: Source, shard: PlannedShard) -> ShardWork:
+def _work(config: RunConfig, source: Source, probe: str | None, shard: PlannedShard) -> ShardWork:
     return ShardWork(
         store=str(config.out.absolute()),
         root=source.root if "://" in source.root else str(Path(source.root).absolute()),
@@ -112,18 +127,19 @@ def _work(config: RunConfig, source: Source, shard: PlannedShard) -> ShardWork:
         image=config.image,
         max_pixels=config.max_pixels,
         decoders=decoder_versions(),
+        probe=probe,
     )
 
 
-def _finished_shards(config: RunConfig, source: Source, shards: Sequence[PlannedShard]) -> dict[str, Sidecar]:
+def _finished_shards(store: Path, shards: Sequence[PlannedShard], work_of: WorkOf) -> dict[str, Sidecar]:
     """The sidecars of shards that an earlier run has made, by stem; not of those that lack what could not be read then,
     unless the store is complete: its images stay what they are.
     """
     finished = {}
-    is_final = is_complete(config.out)
+    is_final = is_complete(store)
     for shard in shards:
-        sidecar = read_sidecar(config.out, shard.stem)
-        if sidecar is None or sidecar.key != _work(config, source, shard).key():
+        sidecar = read_sidecar(store, shard.stem)
+        if sidecar is None or sidecar.key != work_of(shard).key():
             continue
         if is_final or not sidecar.lacks_unreadable:
             finished[shard.stem] = sidecar
@@ -132,8 +148,8 @@ def _finished_shards(config: RunConfig, source: Source, shards: Sequence[Planned
 
 def _make_shards(
     config: RunConfig,
-    source: Source,
     shards: Sequence[PlannedShard],
+    work_of: WorkOf,
     finished: dict[str, Sidecar],
     cluster: Cluster,
 ) -> list[ShardOutcome]:
@@ -141,13 +157,12 @@ def _make_shards(
     missing = [shard for shard in shards if shard.stem not in finished]
     bad_images = [bad for sidecar in finished.values() for bad in sidecar.bad_images]
     _check_bad_images(config, bad_images, len(finished), len(shards))
-    _check_disk(config, source, missing, cluster)
+    _check_disk(config, missing, work_of, cluster)
     outcomes = []
-    total = sum(len(images) for images in source.splits.values())
+    total = sum(len(shard.indices) for shard in shards)
     done = total - sum(len(shard.indices) for shard in missing)
-    works: Iterator[ShardWork] = (_work(config, source, shard) for shard in missing)
     with Progress("preprocess", total, "images", done=done) as progress:
-        for outcome in cluster.map(make_shard, works):
+        for outcome in cluster.map(make_shard, map(work_of, missing)):
             outcomes.append(outcome)
             bad_images += outcome.bad_images
             num_done = len(finished) + len(outcomes)
@@ -177,11 +192,11 @@ def _check_bad_images(config: RunConfig, bad_images: Sequence[BadImage], num_don
     )
 
 
-def _check_disk(config: RunConfig, source: Source, missing: Sequence[PlannedShard], cluster: Cluster) -> None:
+def _check_disk(config: RunConfig, missing: Sequence[PlannedShard], work_of: WorkOf, cluster: Cluster) -> None:
     """Refuses a run that cannot fit. Raises StoreError with both figures."""
     some = next((shard for shard in missing if shard.split == STATISTICS_SPLIT), missing[0])
     probe = replace(some, indices=some.indices[:NUM_PROBED])
-    (image_bytes,) = cluster.map(mean_encoded_bytes, [_work(config, source, probe)])
+    (image_bytes,) = cluster.map(mean_encoded_bytes, [work_of(probe)])
     num_images = sum(len(shard.indices) for shard in missing)
     num_partials = sum(shard.split == STATISTICS_SPLIT for shard in missing)
     check_free(config.out, config.image, num_images=num_images, image_bytes=image_bytes, num_partials=num_partials)
@@ -239,6 +254,7 @@ def _finish_store(
             "root": source.root,
             "digest": source.digest(),
             "decoders": decoder_versions(),
+            "probe": images_digest(config.image),
         },
     )
     made = sum(outcome.num_images for outcome in outcomes)

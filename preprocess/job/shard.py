@@ -12,6 +12,7 @@ from pathlib import Path
 from preprocess.errors import PreprocessError
 from preprocess.images.decode import UnusableImageError, decode, decoder_versions
 from preprocess.images.limits import largest_file_bytes
+from preprocess.images.probe import images_digest
 from preprocess.images.resize import centre_square, encode, planes_of
 from preprocess.images.statistics import StatisticsAccumulator
 from preprocess.sources import ImageList, Storage, open_storage
@@ -43,6 +44,8 @@ class ShardWork:
     max_pixels: int
     decoders: str
     """``decoder_versions()`` of the driver: others would not give the same bytes."""
+    probe: str | None
+    """``images_digest()`` of the driver, for the same reason; None for a store whose run did not record it."""
 
     def key(self) -> str:
         """Digest of all that decides the shard's bytes: a finished shard of the same key need not be made again."""
@@ -54,7 +57,7 @@ class ShardWork:
             "image": asdict(self.image),
             "max_pixels": self.max_pixels,
             "decoders": self.decoders,
-        }
+        } | ({} if self.probe is None else {"probe": self.probe})
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
@@ -160,6 +163,11 @@ def _check_machine(work: ShardWork, store: Path, storage: Storage) -> None:
         raise PreprocessError(
             f"{here}: expected the driver's {work.decoders}, found {decoder_versions()}, which gives other pixels "
             "and so another fingerprint"
+        )
+    if work.probe is not None and images_digest(work.image) != work.probe:
+        raise PreprocessError(
+            f"{here}: expected the driver's libraries, found the same versions built otherwise: of built-in pictures "
+            f"they make {images_digest(work.image)}, where the driver's make {work.probe}"
         )
     if not (store / SHARDS_DIRECTORY).is_dir():
         raise PreprocessError(

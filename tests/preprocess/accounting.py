@@ -85,6 +85,7 @@ def _make(root: Path, store: Path, source: Source, split: str) -> tuple[Counter[
         image=ImageSpec(encoding="raw", side=_SIDE),
         max_pixels=10**6,
         decoders=decoder_versions(),
+        probe=None,
     )
     outcome = make_shard(work)
     sidecar = read_sidecar(store, stem)

@@ -104,6 +104,7 @@ def test_any_url_of_fsspec_is_read(layout: str, tmp_path: Path) -> None:
             image=ImageSpec(side=16),
             max_pixels=10**6,
             decoders=decoder_versions(),
+            probe=None,
         )
         outcome = make_shard(work)
         assert (outcome.num_images, outcome.bad_images) == (len(EXPECTED[split]), ())

@@ -10,6 +10,7 @@ import pytest
 
 from preprocess.errors import PreprocessError
 from preprocess.images.decode import decoder_versions
+from preprocess.images.probe import images_digest
 from preprocess.job.cluster import Cluster
 from preprocess.job.shard import ShardWork, make_shard
 from preprocess.sources import SourceOptions, read_source
@@ -28,12 +29,23 @@ def work(small_folder: Path, tmp_path: Path) -> ShardWork:
         image=ImageSpec(side=16),
         max_pixels=10**6,
         decoders=decoder_versions(),
+        probe=None,
     )
 
 
 def test_a_machine_with_other_decoders_is_refused(work: ShardWork) -> None:
     with pytest.raises(PreprocessError, match="expected the driver's pillow 1, found pillow"):
         make_shard(replace(work, decoders="pillow 1"))
+
+
+def test_a_machine_whose_libraries_were_built_otherwise_is_refused(work: ShardWork) -> None:
+    digest = images_digest(work.image)
+    with pytest.raises(
+        PreprocessError, match=f"same versions built otherwise: .* they make {digest}, where the driver"
+    ):
+        make_shard(replace(work, probe="0123456789abcdef"))
+    assert make_shard(replace(work, probe=digest)).num_images == 12
+    assert replace(work, probe=digest).key() != work.key()
 
 
 def test_a_machine_that_does_not_share_the_store_is_refused(work: ShardWork, tmp_path: Path) -> None:

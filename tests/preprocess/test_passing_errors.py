@@ -40,6 +40,7 @@ def _work(source: Path, store: Path) -> ShardWork:
         image=ImageSpec(side=16),
         max_pixels=10**6,
         decoders=decoder_versions(),
+        probe=None,
     )
 
 
