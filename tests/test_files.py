@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
 from preprocess.job.lock import LOCK_NAME
+from trainer.checkpoint.lock import LOCK_NAME as RUN_LOCK_NAME
+
 from tests.cuts import Call, Disk, traced
 from tests.preprocess.conftest import make_folder
 from tests.trainer.runs import train_command
 from trainer.checkpoint import folder
-from trainer.checkpoint.lock import LOCK_NAME as RUN_LOCK_NAME
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("commandline", "loader_service", "preprocess", "trainer")

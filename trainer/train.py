@@ -8,10 +8,9 @@ import torch
 from commandline import Progress, write_line
 from commandline.stopping import StopRequests
 from loader_service.client import LoaderClient, LoaderError
-from trainer.checkpoint.folder import numbered
+from trainer.checkpoint.folder import locked, numbered
 from trainer.checkpoint.identity import identity_of
 from trainer.checkpoint.keeper import Keeper, last_saved
-from trainer.checkpoint.lock import RunLock
 from trainer.checkpoint.saved_network import plan_of_run
 from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
@@ -47,7 +46,7 @@ def train(config: TrainConfig) -> int:
         ranks = stack.enter_context(joined_ranks(devices, config.service_timeout_s))
         stop = stack.enter_context(StopRequests())
         try:
-            ranks.decide(lambda: str(stack.enter_context(RunLock(config.run_dir))))
+            ranks.decide(lambda: str(stack.enter_context(locked(config.run_dir))))
             client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
             unless_stopped(client.describe, stop)
             return Run(config, client, devices, ranks, stop).go()

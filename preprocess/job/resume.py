@@ -6,15 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from commandline import files, write_line
+from commandline.folder_lock import LOCK_NAME, OWNER_NAME
 from preprocess.errors import ResumeError, StoreError
-from preprocess.job.lock import LOCK_NAME
 from preprocess.store.format import MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME
 
 BEGUN_NAME = "run.json"
 REPORT_NAME = "report.json"
 PROBE_TERM = "digest of what the libraries make of built-in pictures"
 _FORMAT = "alexnet-run"
-_OURS = {BEGUN_NAME, REPORT_NAME, LOCK_NAME, MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME}
+_OURS = {
+    BEGUN_NAME,
+    REPORT_NAME,
+    LOCK_NAME,
+    OWNER_NAME,
+    MANIFEST_NAME,
+    QUARANTINE_NAME,
+    SHARDS_DIRECTORY,
+    STATISTICS_NAME,
+}
 
 
 def make_folder(store: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from commandline import Progress, write_line
+from commandline.folder_lock import FolderLock
 from preprocess.config import RunConfig
 from preprocess.errors import BadImagesError, StoreError
 from preprocess.images.decode import decoder_versions
@@ -17,7 +18,6 @@ from preprocess.images.probe import images_digest
 from preprocess.images.statistics import finish
 from preprocess.job.cluster import Cluster
 from preprocess.job.disk import NUM_PROBED, check_free, full_disk_as_error, mean_encoded_bytes
-from preprocess.job.lock import locked
 from preprocess.job.plan import PlannedShard, plan_shards
 from preprocess.job.report import RunReport, write_quarantine, write_report
 from preprocess.job.resume import (
@@ -53,7 +53,7 @@ def run(config: RunConfig) -> int:
         shards = plan_shards(source, images_per_shard=config.images_per_shard, seed=config.shuffle_seed)
         with full_disk_as_error(config.out):
             make_folder(config.out)
-            with locked(config.out):
+            with FolderLock(config.out, partial(_taken, config.out)):
                 probe = begin_or_resume(config.out, _terms(config, source)).get(PROBE_TERM)
                 work_of = partial(_work, config, source, probe)
                 finished = _finished_shards(config.out, shards, work_of)
@@ -62,6 +62,10 @@ def run(config: RunConfig) -> int:
                 report = _complete(config, source, shards, work_of, finished, cluster)
     print(json.dumps(asdict(report), indent=1) if config.json else "\n".join(report.lines()))
     return 0
+
+
+def _taken(store: Path, owner: str) -> StoreError:
+    return StoreError(f"{store}: is being written by {owner}: wait for it, or give another --out")
 
 
 def _check_apart(config: RunConfig) -> None:

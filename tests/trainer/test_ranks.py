@@ -19,7 +19,6 @@ from tests.processes import free_port, loader_processes
 from tests.trainer.runs import train, train_command, wait_for_checkpoint
 from tests.waiting import wait_until
 from trainer.checkpoint import folder
-from trainer.checkpoint.lock import RunLock
 from trainer.checkpoint.snapshot import load
 from trainer.devices import devices_of_rank
 from trainer.errors import DeviceError
@@ -184,7 +183,7 @@ def test_orphaned_ranks_save_and_end(loader_target: str, tmp_path: Path) -> None
         while any(Path(f"/proc/{orphan}/cmdline").exists() for orphan in orphans):
             assert time.monotonic() < deadline, "orphans live on"
             time.sleep(0.1)
-    RunLock(tmp_path).close()
+    folder.locked(tmp_path).close()
     found = folder.newest(tmp_path)
     assert found is not None
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from commandline import write_line
 from commandline.files import move_into
+from commandline.folder_lock import FolderLock
 from trainer.checkpoint.snapshot import Snapshot, load
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, TrainerError
 
 BEST_NAME = "best.pt"
 _NAME = re.compile(r"^step-(\d{9})\.pt$")
@@ -15,6 +16,20 @@ _NAME = re.compile(r"^step-(\d{9})\.pt$")
 def folder_of(run_dir: Path) -> Path:
     """Where a run keeps its checkpoints."""
     return run_dir / "checkpoints"
+
+
+def locked(run_dir: Path) -> FolderLock:
+    """Makes a run's folder, and holds it until the lock is closed.
+
+    Raises TrainerError that names the owner when another process holds it, and OSError that names a file.
+    """
+    return FolderLock(
+        run_dir,
+        lambda owner: TrainerError(
+            f"{run_dir}: expected a folder that no other run writes to, found it held by {owner}; wait for that one, "
+            "stop it, or choose another --run-dir"
+        ),
+    )
 
 
 def path_of(run_dir: Path, global_step: int) -> Path:
