@@ -12,7 +12,7 @@ function that takes it; :func:`run_program` does the rest. Every option is decla
             check_options(self)
 """
 
-from commandline.lines import one_line, write_line
+from commandline.lines import one_line, plain, print_line, write_line
 from commandline.options import check_options, option, required
 from commandline.program import Command, run_program
 from commandline.progress import Progress
@@ -25,6 +25,8 @@ __all__ = [
     "check_options",
     "one_line",
     "option",
+    "plain",
+    "print_line",
     "required",
     "run_program",
     "write_line",

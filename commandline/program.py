@@ -10,7 +10,7 @@ from typing import Any
 
 from commandline.arguments import UsageError, is_required, nearest, parse_arguments
 from commandline.config_file import read_config_file, write_config_file
-from commandline.lines import one_line
+from commandline.lines import one_line, write_line
 from commandline.options import option_name
 from commandline.version import __version__
 
@@ -128,5 +128,5 @@ def _configure(prog: str, command: Command, commands: Sequence[Command], argumen
 
 
 def _fail(prog: str, message: str, code: int) -> int:
-    print(f"{prog}: error: {message}", file=sys.stderr)
+    write_line(f"{prog}: error: {message}")
     return code

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from commandline.lines import write_line
+from commandline.lines import plain, write_line
 
 PLAIN_INTERVAL_S = 5.0
 LINE_WIDTH = 80
@@ -93,5 +93,5 @@ class Progress:
         elif self.rate > 0:
             parts.append(f"{format_duration((self.total - self.completed) / self.rate)} left")
         parts.append(f"{self.rate:,.0f} {self.unit}/s")
-        line = ", ".join(filter(None, [*parts, self._note]))
+        line = plain(", ".join(filter(None, [*parts, self._note])))
         return line if len(line) <= width else f"{line[: width - 1]}…"

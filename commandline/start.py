@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from commandline.lines import write_line
 from commandline.program import EXIT_FAILED, EXIT_INTERRUPTED
 from commandline.version import __version__
 
@@ -29,7 +30,7 @@ def start(package: str, load: Callable[[], Run], argv: Sequence[str] | None = No
         if missing in ("", "commandline", *_EXTRAS, *sys.stdlib_module_names):
             raise
         problem = f"the package {missing!r} is not installed; needs: pip install 'alexnet-pipeline[{extra}]'"
-    print(f"alexnet-{extra}: error: {problem}", file=sys.stderr)
+    write_line(f"alexnet-{extra}: error: {problem}")
     return EXIT_FAILED
 
 

@@ -15,9 +15,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commandline import Command, Progress, __version__, check_options, option, required, run_program
+from commandline import (
+    Command,
+    Progress,
+    __version__,
+    check_options,
+    option,
+    plain,
+    print_line,
+    required,
+    run_program,
+    write_line,
+)
 from commandline.config_file import read_config_file, write_config_file
-from commandline.logs import JsonFormatter
+from commandline.logs import JsonFormatter, TextFormatter
 from commandline.progress import format_duration
 from commandline.values import parse_duration, parse_size
 
@@ -322,3 +333,40 @@ def test_json_logs() -> None:
     record = logging.makeLogRecord({"name": "a", "levelname": "INFO", "msg": "%d walls", "args": (3,), "colour": "red"})
     fields = json.loads(JsonFormatter().format(record))
     assert (fields["message"], fields["colour"], fields["level"]) == ("3 walls", "red", "info")
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=())))
+def test_nothing_that_is_printed_is_obeyed(text: str) -> None:
+    assert plain(text).replace("\t", "").isprintable()
+    assert plain(plain(text)) == plain(text)
+    if text.isprintable():
+        assert plain(text) == text
+
+
+def test_escapes_name_what_they_stand_for() -> None:
+    assert plain("caf\u00e9 \x1b[31mred\r\n\udcff\u202e\t.") == "caf\u00e9 \\x1b[31mred\\r\\n\\xff\\u202e\t."
+
+
+def test_names_go_to_terminals_and_logs_escaped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "\x1b]0;owned\x07.jpg"
+
+    def fail(config: PaintConfig) -> None:
+        raise OSError(f"{name}: cannot be read")
+
+    print_line(name)
+    write_line(name)
+    with Progress("paint", 1, "images") as progress:
+        progress.advance(note=name)
+    assert run_program("paint", "", [Command("paint", PaintConfig, fail, "")], ["paint", "--colour", name]) != 0
+    record = logging.LogRecord("x", logging.INFO, "", 0, "%s", (name,), None)
+    told = capsys.readouterr()
+    for text in (told.out, told.err, TextFormatter("%(message)s").format(record), JsonFormatter().format(record)):
+        assert "\x1b" not in text
+        assert "\x07" not in text
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    print_line("caf\u00e9")
+    stdout.seek(0)
+    assert stdout.read() == "caf\\xe9\n"

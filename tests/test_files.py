@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from preprocess.job.lock import LOCK_NAME
-from trainer.checkpoint.lock import LOCK_NAME as RUN_LOCK_NAME
 
+from commandline.folder_lock import LOCK_NAME
 from tests.cuts import Call, Disk, traced
 from tests.preprocess.conftest import make_folder
 from tests.trainer.runs import train_command
@@ -21,9 +20,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("commandline", "loader_service", "preprocess", "trainer")
 WRITERS = {
     "commandline/files.py": "the one that does",
-    "preprocess/job/lock.py": "a lock, which means nothing after a power cut",
+    "commandline/folder_lock.py": "locks, which mean nothing after a power cut",
     "preprocess/sample.py": "drawn anew from its seed",
-    "trainer/checkpoint/lock.py": "a lock",
     "trainer/monitor/events.py": "made anew from metrics.jsonl",
 }
 CALLS = {
@@ -181,7 +179,7 @@ def test_a_run(loader_target: str, tmp_path: Path) -> None:
     out.mkdir()
     run = out / "run"
     saving = ("--epochs", "2", "--checkpoint-steps", "2", "--keep", "3")
-    but = frozenset((f"run/{RUN_LOCK_NAME}",))
+    but = frozenset((f"run/{LOCK_NAME}",))
     calls = assert_whole(["-m", "trainer", *train_command(loader_target, run, *saving)], out, but=but)
     assert_metrics_come_first(calls, run)
     back = folder.numbered(run)[-1]

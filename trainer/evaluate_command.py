@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from commandline import print_line
 from loader_service.client import LoaderClient
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.config import EvaluateConfig
@@ -86,7 +87,7 @@ def _print(result: Evaluation, loaded: list[LoadedNetwork], *, classes: bool) ->
     for label, error in enumerate(per_class_errors(result.confusion)):
         count = int(result.confusion[label].sum())
         text = "no images" if error is None else f"{100 * error:6.2f} % of {count:,} images"
-        print(f"  {names[label]:{width}}  {text}")
+        print_line(f"  {names[label]:{width}}  {text}")
     print("worst confusions:")
     for true, guess, count in worst_confusions(result.confusion):
-        print(f"  {names[true]} taken for {names[guess]}: {count:,}")
+        print_line(f"  {names[true]} taken for {names[guess]}: {count:,}")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commandline import one_line, write_line
+from commandline import one_line, print_line, write_line
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network
 from trainer.config import PredictConfig
 from trainer.data.centring import Centring
@@ -36,9 +36,9 @@ def run_predict(config: PredictConfig) -> int:
         guesses = _guesses(loaded, _probabilities(loaded, centring, square), config.top)
         documents.append({"image": str(path), "guesses": guesses})
         if not config.json:
-            print(path)
+            print_line(str(path))
             for guess in guesses:
-                print(f"  {100 * guess['probability']:5.1f} %  {guess['name']}")
+                print_line(f"  {100 * guess['probability']:5.1f} %  {guess['name']}")
     if config.json:
         print(json.dumps(documents))
     return 1 if num_bad else 0

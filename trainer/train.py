@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from commandline import Progress, write_line
+from commandline import Progress, print_line, write_line
 from commandline.stopping import StopRequests
 from loader_service.client import LoaderClient, LoaderError
 from trainer.checkpoint.folder import locked, numbered
@@ -295,4 +295,4 @@ class Run:
                 f"validation: top-1 error {100 * validation['top1_error']:.1f} %, "
                 f"top-5 error {100 * validation['top5_error']:.1f} %, loss {validation['loss']:.3f}"
             )
-        print(f"loss curve: {curve}")
+        print_line(f"loss curve: {curve}")

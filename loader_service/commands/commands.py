@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import grpc
 
-from commandline import Command, Progress, run_program
+from commandline import Command, Progress, print_line, run_program
 from loader_service.client import LoaderError
 from loader_service.commands.config import BenchConfig, DigestConfig, HealthcheckConfig, ServeConfig
 from loader_service.commands.picture_config import PreviewConfig, ShowConfig
@@ -83,7 +83,7 @@ def preview_command(config: PreviewConfig) -> None:
 
     with LoaderClient(config.target, config.client_options) as client:
         write_preview(client, config.spec, epoch=config.epoch, count=config.count, draws=config.draws, out=config.out)
-    print(json.dumps({"out": str(config.out)}) if config.json else f"wrote {config.out}")
+    print_line(json.dumps({"out": str(config.out)}) if config.json else f"wrote {config.out}")
 
 
 def show_command(config: ShowConfig) -> None:
@@ -96,8 +96,8 @@ def show_command(config: ShowConfig) -> None:
         print(json.dumps({"out": str(config.out), "images": [image.to_dict() for image in shown]}))
         return
     for image in shown:
-        print(f"{image.index}\t{image.label}\t{image.class_name}\t{image.name}")
-    print(f"wrote {config.out}")
+        print_line(f"{image.index}\t{image.label}\t{image.class_name}\t{image.name}")
+    print_line(f"wrote {config.out}")
 
 
 def healthcheck_command(config: HealthcheckConfig) -> int:

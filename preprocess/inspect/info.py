@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from commandline import write_line
+from commandline import print_line, write_line
 from commandline.files import write_whole
 from preprocess.config import InfoConfig
 from preprocess.errors import PreprocessError
@@ -29,7 +29,11 @@ def info(config: InfoConfig) -> int:
         content = describe(store)
         if config.contact_sheet or config.mean_image or config.colour_plot:
             _draw(config, store)
-    print(json.dumps(content, indent=1) if config.json else "\n".join(_lines(content)))
+    if config.json:
+        print(json.dumps(content, indent=1))
+    else:
+        for line in _lines(content):
+            print_line(line)
     for path in (config.contact_sheet, config.mean_image, config.colour_plot):
         if path is not None:
             write_line(f"wrote {path}")

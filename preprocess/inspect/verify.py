@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from commandline import Progress, write_line
+from commandline import Progress, print_line, write_line
 from preprocess.config import VerifyConfig
 from preprocess.errors import StoreError
 from preprocess.images.statistics import StatisticsAccumulator, finish
@@ -85,7 +85,7 @@ def _print(report: VerifyReport, *, as_json: bool) -> None:
         write_line(f"and {len(report.problems) - _MAX_LISTED:,} more")
     if not as_json:
         verdict = f"{len(report.problems):,} problems" if report.problems else "everything is as it was written"
-        print(
+        print_line(
             f"{report.store}: {verdict}: {report.num_images:,} images in {report.num_shards:,} shards, "
             f"{report.num_decoded:,} decoded, fingerprint {report.fingerprint}"
         )

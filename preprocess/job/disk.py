@@ -1,4 +1,4 @@
-"""Whether a store will fit, before it is begun; and what a full disk means for one that did not."""
+"""Whether a store will fit, before it is begun; and what a disk means that cannot be written to."""
 
 import errno
 import math
@@ -76,11 +76,16 @@ def _megabytes(size_bytes: int) -> str:
 
 
 @contextmanager
-def full_disk_as_error(store: Path) -> Iterator[None]:
-    """Turns the system's word for a full disk, or a spent quota, into what it means for the run."""
+def disk_errors(store: Path) -> Iterator[None]:
+    """Turns the system's word for a full disk, a spent quota or a read-only disk into what it means for the run."""
     try:
         yield
     except OSError as error:
+        if error.errno == errno.EROFS:
+            raise StoreError(
+                f"{store}: its file system is read-only, as Linux makes one after an error of its disk (see dmesg): "
+                "mount it to be written, and the same command carries on"
+            ) from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StoreError(

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from commandline import plain
 from commandline.files import write_whole
 from preprocess.job.resume import REPORT_NAME
 from preprocess.job.shard import Seconds
 from preprocess.sources.ledger import PassedOver
-from preprocess.sources.member_names import printable
 from preprocess.store.format import QUARANTINE_NAME
 from preprocess.store.sidecar import BadImage
 
@@ -78,7 +78,7 @@ class RunReport:
 
 def describe_passed_over(entry: PassedOver) -> str:
     """``1,204 not an image by its name: train/n01440764/boxes.txt, ...``."""
-    named = ", ".join(printable(name) for name in entry.examples[:_NUM_NAMED])
+    named = ", ".join(plain(name) for name in entry.examples[:_NUM_NAMED])
     return f"{entry.count:,} {entry.reason}: {named}{', ...' if entry.count > _NUM_NAMED else ''}"
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from commandline import Progress, write_line
+from commandline import Progress, plain, print_line, write_line
 from commandline.folder_lock import FolderLock
 from preprocess.config import RunConfig
 from preprocess.errors import BadImagesError, StoreError
@@ -17,7 +17,7 @@ from preprocess.images.decode import decoder_versions
 from preprocess.images.probe import images_digest
 from preprocess.images.statistics import finish
 from preprocess.job.cluster import Cluster
-from preprocess.job.disk import NUM_PROBED, check_free, full_disk_as_error, mean_encoded_bytes
+from preprocess.job.disk import NUM_PROBED, check_free, disk_errors, mean_encoded_bytes
 from preprocess.job.plan import PlannedShard, plan_shards
 from preprocess.job.report import RunReport, write_quarantine, write_report
 from preprocess.job.resume import (
@@ -51,7 +51,7 @@ def run(config: RunConfig) -> int:
         for note in source.notes:
             write_line(f"{config.source}: note: {note}")
         shards = plan_shards(source, images_per_shard=config.images_per_shard, seed=config.shuffle_seed)
-        with full_disk_as_error(config.out):
+        with disk_errors(config.out):
             make_folder(config.out)
             with FolderLock(config.out, partial(_taken, config.out)):
                 probe = begin_or_resume(config.out, _terms(config, source)).get(PROBE_TERM)
@@ -60,7 +60,11 @@ def run(config: RunConfig) -> int:
                 if len(finished) == len(shards) and is_complete(config.out):
                     return _report_complete(config)
                 report = _complete(config, source, shards, work_of, finished, cluster)
-    print(json.dumps(asdict(report), indent=1) if config.json else "\n".join(report.lines()))
+    if config.json:
+        print(json.dumps(asdict(report), indent=1))
+    else:
+        for line in report.lines():
+            print_line(line)
     return 0
 
 
@@ -183,9 +187,7 @@ def _check_bad_images(config: RunConfig, bad_images: Sequence[BadImage], num_don
         return
     write_quarantine(config.out, bad_images)
     listed = "; ".join(
-        f"{bad.name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')} "
-        f"({bad.size_bytes:,} bytes): {bad.reason}"
-        for bad in bad_images[:_NUM_LISTED_BAD]
+        f"{plain(bad.name)} ({bad.size_bytes:,} bytes): {bad.reason}" for bad in bad_images[:_NUM_LISTED_BAD]
     )
     more = f"; and {len(bad_images) - _NUM_LISTED_BAD:,} more" if len(bad_images) > _NUM_LISTED_BAD else ""
     raise BadImagesError(

@@ -4,10 +4,11 @@ import csv
 import re
 from collections.abc import Container, Iterator, Sequence
 
+from commandline import plain
 from preprocess.errors import SourceError
 from preprocess.sources.devkit import read_devkit
 from preprocess.sources.ledger import Ledger
-from preprocess.sources.member_names import is_image, printable
+from preprocess.sources.member_names import is_image
 from preprocess.sources.options import SourceOptions
 from preprocess.sources.storage import MOST_TEXT_BYTES, Storage, client_errors, open_storage, split_path
 
@@ -141,14 +142,14 @@ def _parse(text: str, where: str, file_names: Sequence[str], labels: _Labels, le
             unknown.append(name)
         elif class_of.setdefault(known, class_id) != class_id:
             raise SourceError(
-                f"{where}: expected one label for {printable(known)!r}, found {class_of[known][:_MOST_QUOTED]!r} and "
+                f"{where}: expected one label for {plain(known)!r}, found {class_of[known][:_MOST_QUOTED]!r} and "
                 f"{class_id[:_MOST_QUOTED]!r}"
             )
     missing = [name for name in file_names if name not in class_of]
     if missing:
-        raise SourceError(f"{where}: expected a label for each image, found none for {printable(missing[0])!r}")
+        raise SourceError(f"{where}: expected a label for each image, found none for {plain(missing[0])!r}")
     if unknown:
-        ledger.notes.append(f"{where}: {len(unknown):,} labels of images that are not there: {printable(unknown[0])}")
+        ledger.notes.append(f"{where}: {len(unknown):,} labels of images that are not there: {plain(unknown[0])}")
     return [labels.of(class_of[name], where) for name in file_names]
 
 
@@ -205,8 +206,8 @@ class _Names:
         found = self.stem(text) or []
         if len(found) > 1:
             raise SourceError(
-                f"{self._where}: expected a name that is one image's, found {printable(text)!r}, which may be "
-                f"{printable(found[0])!r} or {printable(found[1])!r}"
+                f"{self._where}: expected a name that is one image's, found {plain(text)!r}, which may be "
+                f"{plain(found[0])!r} or {plain(found[1])!r}"
             )
         return found[0] if found and not (found[0] in taken and is_image(text)) else None
 

@@ -75,8 +75,3 @@ def splits_in(name: str) -> set[Split]:
 def is_download(name: str) -> bool:
     """Whether a file is one of those that ImageNet is downloaded in."""
     return _DOWNLOAD.match(name) is not None
-
-
-def printable(name: str) -> str:
-    """A name that may hold bytes that are no text, as text."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from commandline import plain
 from preprocess.errors import SourceError
 from preprocess.sources.listing import ImageList
-from preprocess.sources.member_names import printable
 
 # A wnid in a file name: n01440764_10026.JPEG, ILSVRC2012_val_00000293_n01440764.JPEG.
 _WNID = re.compile(rb"(?:^|[/_])(n[0-9]{8})(?=[/_.])")
@@ -55,7 +55,7 @@ def _first_with(splits: Mapping[str, ImageList], label: int) -> str:
             entry = images.entry(int(places[0]))
             if images.access == "row":
                 return f"{entry.container}: row {entry.offset:,}: column 'label'"
-            return printable(entry.name.decode("utf-8", "surrogateescape"))
+            return plain(entry.name.decode("utf-8", "surrogateescape"))
     raise AssertionError(f"no image has label {label}")
 
 

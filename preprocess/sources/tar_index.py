@@ -11,10 +11,11 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from commandline import plain
 from preprocess.errors import SourceError
 from preprocess.sources.ledger import NOT_AN_IMAGE, SPECIAL, SYSTEM, Ledger
 from preprocess.sources.listing import NOWHERE
-from preprocess.sources.member_names import is_image, is_system_path, printable
+from preprocess.sources.member_names import is_image, is_system_path
 from preprocess.sources.storage import client_errors, open_storage
 from preprocess.sources.tar_reader import TarSection, iterate_members, open_container
 
@@ -108,7 +109,7 @@ def index_section(file: BinaryIO, section: TarSection) -> TarIndex:
             continue
         if name in places.number_of:
             raise SourceError(
-                f"{section.root}/{section.name}: expected each name once, found {printable(name)!r} at byte "
+                f"{section.root}/{section.name}: expected each name once, found {plain(name)!r} at byte "
                 f"{places.headers[places.number_of[name]]:,} and at byte {member.offset:,}"
             )
         if member.islnk():

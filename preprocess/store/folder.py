@@ -41,6 +41,8 @@ def store_error(where: Path, error: OSError | MemoryError) -> StoreError:
     """What an error of the system says of a store. A file that is not there is damage; descriptors or memory that have
     run out, permissions, a disk or a server that does not answer are no fault of the store's bytes."""
     reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+    if isinstance(error, PermissionError):
+        reason += f" for user {os.geteuid()}: run as the store's owner, or have that one share it: chmod -R a+rX STORE"
     if isinstance(error, OSError) and error.errno in _ABSENT:
         return DamagedRecordError(f"{where}: expected a file of the store, found: {reason}")
     return StoreUnavailableError(f"{where}: cannot be read now: {reason}")

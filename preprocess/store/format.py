@@ -41,6 +41,11 @@ SHARDS_DIRECTORY = "shards"
 # The split whose images the statistics are over.
 STATISTICS_SPLIT = "train"
 
+REMEDY = (
+    f"copy the store again, or delete {MANIFEST_NAME} and repeat the run that made it, which writes both files anew"
+)
+"""What to do about a damaged manifest, or about damaged statistics."""
+
 # Of an image, in pixels.
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 
@@ -231,10 +236,10 @@ class Manifest:
         """Parses a manifest; ``where`` is named in errors. Raises StoreError for anything but a sound manifest."""
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise StoreError(f"{where}: expected a JSON manifest, found {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{where}: expected a JSON manifest, found {error}: {REMEDY}") from None
         if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
-            raise StoreError(f"{where}: expected a manifest of format {FORMAT_NAME!r}, found something else")
+            raise StoreError(f"{where}: expected a manifest of format {FORMAT_NAME!r}, found something else: {REMEDY}")
         if document.get("format_version") != FORMAT_VERSION:
             raise StoreError(
                 f"{where}: expected store format version {FORMAT_VERSION}, found {document.get('format_version')!r}; "
@@ -253,11 +258,11 @@ class Manifest:
             )
             found = document["fingerprint"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{where}: the manifest is malformed: {type(error).__name__}: {error}") from None
+            raise StoreError(f"{where}: the manifest is malformed: {type(error).__name__}: {error}: {REMEDY}") from None
         if manifest.fingerprint != found:
             raise StoreError(
                 f"{where}: expected fingerprint {manifest.fingerprint} from its contents, found {found}; "
-                "the manifest was edited or damaged"
+                f"the manifest was edited or damaged: {REMEDY}"
             )
         return manifest
 

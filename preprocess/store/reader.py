@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import resource
+import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Self
 
 import numpy as np
 
+from commandline import one_line
 from preprocess.errors import DamagedRecordError, StoreError
 from preprocess.store.folder import StoreFolder, store_error
 from preprocess.store.format import (
     MANIFEST_NAME,
+    REMEDY,
     STATISTICS_NAME,
     Manifest,
     ShardInfo,
@@ -109,7 +113,7 @@ def _read_manifest(folder: StoreFolder) -> Manifest:
     except OSError as error:
         raise store_error(manifest, error) from None
     except UnicodeDecodeError as error:
-        raise StoreError(f"{manifest}: cannot be read: {error}") from None
+        raise StoreError(f"{manifest}: expected a JSON manifest, found {error}: {REMEDY}") from None
     return Manifest.from_json(text, str(manifest))
 
 
@@ -121,7 +125,18 @@ def _read_statistics(folder: StoreFolder, manifest: Manifest) -> Statistics:
         raise store_error(file, error) from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != manifest.statistics_sha256:
-        raise StoreError(f"{file}: expected SHA-256 {manifest.statistics_sha256}, found {digest}")
+        raise StoreError(f"{file}: expected SHA-256 {manifest.statistics_sha256}, found {digest}: {REMEDY}")
+    try:
+        statistics = _parse_statistics(content)
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise StoreError(f"{file}: expected arrays of statistics, found: {one_line(error)}: {REMEDY}") from None
+    side = manifest.image.side
+    if statistics.mean_image.shape != (side, side, 3):
+        raise StoreError(f"{file}: expected a mean image of {side} x {side}, found {statistics.mean_image.shape}")
+    return statistics
+
+
+def _parse_statistics(content: bytes) -> Statistics:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return Statistics(
             num_images=int(arrays["num_images"]),

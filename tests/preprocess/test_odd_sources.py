@@ -47,6 +47,22 @@ def test_a_bad_name_can_be_printed(source: Path, tmp_path: Path, capsys: pytest.
     assert "\\xff.JPEG (8 bytes): expected an image" in capsys.readouterr().err
 
 
+def test_names_that_terminals_would_obey(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    escape = "\x1b]0;owned\x07\r\u202e"
+    for folder in (f"n03000684{escape}", CLASS_IDS[0]):
+        (source / "train" / folder).mkdir(exist_ok=True)
+        (source / "train" / folder / f"{escape}.JPEG").write_bytes(b"no image")
+        (source / "train" / folder / f"{escape}.txt").touch()
+    (source / "words.txt").write_text(f"{CLASS_IDS[0]} tench{escape}\n")
+    for options in ((), ("--max-bad-images", "2")):
+        _run(source, tmp_path / "store", *options)
+    assert main(["info", str(tmp_path / "store")]) == 0
+    told = capsys.readouterr()
+    assert "\\x1b]0;owned\\x07\\r\\u202e" in told.err
+    assert "tench\\x1b]0;owned" in told.out
+    assert not {"\x1b", "\x07", "\r", "\u202e"} & {*told.out, *told.err}
+
+
 def test_links_are_followed(source: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.JPEG").write_bytes(jpeg(1))
     (tmp_path / "more").mkdir()

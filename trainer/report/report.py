@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commandline import write_line
+from commandline import print_line, write_line
 from commandline.files import write_whole
 from loader_service.client import DataLossError, LoaderClient, ServiceUnavailableError
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
@@ -63,7 +63,7 @@ def run_report(config: ReportConfig) -> int:
         write_line("no --target: the report is written without images and without ten-crop errors")
     path = config.out or config.run_dir / REPORT_NAME
     write_whole(path, page(config.run_dir, loaded, train, epochs, findings))
-    print(path)
+    print_line(str(path))
     return 0
 
 
