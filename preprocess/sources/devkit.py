@@ -1,6 +1,5 @@
 """ILSVRC2012's development kit: its own numbering of classes, their names, and the validation labels in it."""
 
-import io
 import struct
 import zlib
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from preprocess.errors import SourceError
 from preprocess.sources.file_info import TooLargeError
 from preprocess.sources.ledger import Ledger
+from preprocess.sources.mat_file import read_structures
 from preprocess.sources.storage import Storage, client_errors, open_storage, split_path
 from preprocess.sources.tar_reader import iterate_members, open_container, whole_tar
 
@@ -15,11 +15,9 @@ ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
 FOLDER = "ILSVRC2012_devkit_t12"
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-# The kit has 2.5 MB gzipped; its files have 1 MB or less each, and so has what meta.mat's compressed parts expand to.
+# The kit has 2.5 MB gzipped; its files have 1 MB or less each, and so has what meta.mat expands to.
 _MOST_ARCHIVE_BYTES = 16 << 20
 _MOST_FILE_BYTES = 16 << 20
-# MAT-file of level 5: a header, then parts, each with its type and size.
-_MAT_HEADER_BYTES, _MAT_COMPRESSED = 128, 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,36 +80,17 @@ def _check_size(size_bytes: int, most_bytes: int, where: str) -> None:
         raise TooLargeError(f"{where}: expected at most {most_bytes:,} bytes, found {size_bytes:,}")
 
 
-def _check_expanded(meta: bytes, where: str) -> None:
-    """Raises SourceError where the compressed parts of a MAT-file expand to more than the kit's do."""
-    tag = struct.Struct("<II" if meta[_MAT_HEADER_BYTES - 2 : _MAT_HEADER_BYTES] == b"IM" else ">II")
-    position, expanded = _MAT_HEADER_BYTES, 0
-    while position + tag.size <= len(meta):
-        kind, size_bytes = tag.unpack_from(meta, position)
-        position += tag.size
-        if kind == _MAT_COMPRESSED:
-            part = zlib.decompressobj().decompress(meta[position : position + size_bytes], _MOST_FILE_BYTES + 1)
-            expanded += len(part)
-            _check_size(expanded, _MOST_FILE_BYTES, f"{where}: {_META}, expanded")
-        position += size_bytes
-
-
 def _parse(meta: bytes, truth: str, where: str) -> Devkit:
-    from scipy.io import loadmat
-
     wnid_of: dict[int, str] = {}
     names: dict[str, str] = {}
     try:
-        _check_expanded(meta, where)
-        for synset in loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]:
+        for synset in read_structures(meta, "synsets", _MOST_FILE_BYTES):
             # Rows with children are inner nodes of the hierarchy, which label no image.
-            if int(synset["num_children"]) == 0:
+            if synset["num_children"] == 0:
                 wnid = str(synset["WNID"])
-                wnid_of[int(synset["ILSVRC2012_ID"])] = wnid
+                wnid_of[int(synset["ILSVRC2012_ID"] or 0)] = wnid
                 names[wnid] = str(synset["words"])
         val_wnids = tuple(wnid_of[int(line)] for line in truth.split())
-    except SourceError:
-        raise
-    except Exception as error:  # of scipy's reader: whichever it runs into
-        raise SourceError(f"{where}: {_META} or {_GROUND_TRUTH} is malformed: {type(error).__name__}") from None
+    except (KeyError, ValueError, OverflowError, struct.error, zlib.error) as error:
+        raise SourceError(f"{where}: {_META} or {_GROUND_TRUTH} is malformed: {error!r}") from None
     return Devkit(names=names, val_wnids=val_wnids)

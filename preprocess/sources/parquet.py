@@ -17,7 +17,7 @@ from preprocess.sources.listing import MAX_LABEL, ImageList, ImageListBuilder, S
 from preprocess.sources.member_names import Split, exact_split, splits_in
 from preprocess.sources.numbered import numbered_classes
 from preprocess.sources.options import MapTasks, Reading
-from preprocess.sources.parquet_rows import Columns, find_columns
+from preprocess.sources.parquet_rows import Columns, find_columns, parquet_errors
 from preprocess.sources.shards import account, by_split, find_shards
 from preprocess.sources.storage import Storage, client_errors, open_storage
 
@@ -112,12 +112,10 @@ def _one_list_of_names(root: str, found: Mapping[str, _Rows]) -> tuple[str, ...]
 
 def _read_rows_index(work: _FileWork) -> _Rows:
     """Reads a file's labels and paths. Runs in a task."""
-    import pyarrow
     from pyarrow.parquet import ParquetFile
 
-    where = f"{work.root}/{work.path}"
     storage = open_storage(work.root)
-    try:
+    with parquet_errors(f"{work.root}/{work.path}"):
         with client_errors(storage, work.path), storage.open(work.path) as source, ParquetFile(source) as file:
             columns = find_columns(file.schema_arrow)
             _check_num_rows(file.metadata.num_rows, source.seek(0, os.SEEK_END))
@@ -125,11 +123,10 @@ def _read_rows_index(work: _FileWork) -> _Rows:
             labels = _labels(table[columns.label])
             names = _names(table, columns)
             groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+            if table.num_rows != sum(max(0, group.num_rows) for group in groups):
+                raise SourceError(f"expected the rows of its groups, found {table.num_rows:,}: it is damaged")
             sizes = [np.full(group.num_rows, _mean_size(group, columns.image)) for group in groups]
             class_names = _hub_class_names(file.schema_arrow.metadata, columns.label)
-    except (pyarrow.ArrowException, SourceError, OSError) as error:
-        text = " ".join(str(error).split())
-        raise SourceError(text if text.startswith(where) else f"{where}: {text}") from None
     return _Rows(
         path=work.path,
         columns=columns,

@@ -1,9 +1,11 @@
 """The columns of a parquet file of images, and its rows read one after the other."""
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from commandline import one_line
 from preprocess.errors import SourceError
 from preprocess.sources.listing import ImageEntry, ImageList
 from preprocess.sources.storage import Storage, client_errors
@@ -59,16 +61,25 @@ def read_rows(storage: Storage, images: ImageList) -> Generator[tuple[ImageEntry
 
     A row group is read once, and no more of it than up to the last row that is wanted.
     """
-    import pyarrow
     from pyarrow.parquet import ParquetFile
 
     for path, entries in groupby(images, key=lambda entry: entry.container):
         assert path is not None
-        try:
+        with parquet_errors(f"{storage.root}/{path}"):
             with client_errors(storage, path), storage.open(path) as source, ParquetFile(source) as file:
                 yield from _read_file_rows(file, list(entries))
-        except (pyarrow.ArrowException, SourceError) as error:
-            raise SourceError(f"{storage.root}/{path}: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def parquet_errors(where: str) -> Iterator[None]:
+    """Makes one line that names the file of whatever is wrong in it; Arrow's errors are of several kinds."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, SourceError, OSError, UnicodeDecodeError) as error:
+        text = one_line(error)
+        raise SourceError(text if text.startswith(where) else f"{where}: {text}") from None
 
 
 def _read_file_rows(file: Any, entries: list[ImageEntry]) -> Iterator[tuple[ImageEntry, bytes | None]]:

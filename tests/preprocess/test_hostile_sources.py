@@ -147,7 +147,6 @@ def test_a_devkit_that_unpacks_to_more_is_not_unpacked(where: str, tmp_path: Pat
         before = (
             "from preprocess.errors import SourceError\nfrom preprocess.sources.devkit import read_devkit\n"
             "from preprocess.sources.ledger import Ledger\nfrom preprocess.sources.local_storage import LocalStorage\n"
-            "import scipy.io\n"
         )
         during = "try: read_devkit(LocalStorage('/'), sys.argv[1], Ledger())\nexcept SourceError: pass"
         assert peak_bytes(before, during, str(kit)) < 80 << 20
