@@ -187,14 +187,15 @@ def _list_flat(
     reading: Reading, infos: Sequence[FileInfo], beside: Sequence[FileInfo], class_ids: Sequence[str]
 ) -> ImageList:
     """A split whose images lie in one folder, with labels from elsewhere; ``beside`` are files of the folder above."""
-    images = [info for info in infos if is_image(info.name)]
+    images = [info for info in infos if is_image(info.name) and not info.is_folder]
     builder = ImageListBuilder("file")
     if images:
         names = [info.name for info in images]
         labels = read_val_labels(reading.storage, reading.options, names, class_ids, reading.ledger)
         for info, label in zip(images, labels, strict=True):
             builder.add(os.fsencode(info.path), label, info.size_bytes)
-    reading.ledger.pass_over_all(NOT_AN_IMAGE, (info for info in (*infos, *beside) if not is_image(info.name)))
+    others = [info for info in infos if info.is_folder or not is_image(info.name)]
+    reading.ledger.pass_over_all(NOT_AN_IMAGE, (*others, *(info for info in beside if not is_image(info.name))))
     reading.ledger.pass_over_all(NO_CLASS, (info for info in beside if is_image(info.name)))
     return builder.build()
 

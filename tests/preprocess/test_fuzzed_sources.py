@@ -84,12 +84,10 @@ def _edited(content: bytes, edits: list[Edit]) -> bytes:
 
 def _befall(path: Path, fate: str, edits: list[Edit], root: Path) -> None:
     content = path.read_bytes()
-    if fate == "damaged":
+    if fate == "expanded" and content.startswith(b"\x1f\x8b"):
+        path.write_bytes(gzip.compress(_edited(gzip.decompress(content), edits), 1))
+    elif fate in ("expanded", "damaged"):
         path.write_bytes(_edited(content, edits))
-    elif fate == "expanded":
-        is_zipped = content.startswith(b"\x1f\x8b")
-        edited = _edited(gzip.decompress(content) if is_zipped else content, edits)
-        path.write_bytes(gzip.compress(edited, 1) if is_zipped else edited)
     elif fate == "large":
         os.truncate(path, 20 << 30)
     elif fate == "renamed":
@@ -138,11 +136,9 @@ def test_layouts(
     for path in (root, store):
         shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(sound / layout, root)
-    for number, fate, edits in files:
-        paths = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-        small = [path for path in paths if path.stat().st_size < 1 << 30]
-        if small:
-            _befall(small[number % len(small)], fate, edits, root)
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    for number, (fate, edits) in {number % len(paths): (fate, edits) for number, fate, edits in files}.items():
+        _befall(paths[number], fate, edits, root)
     try:
         outcome_of(root, store, follow_links=follow_links).check()
     except SourceError as error:

@@ -281,3 +281,14 @@ def test_rows_of_one_path_are_told_apart_in_quarantine(tmp_path: Path) -> None:
     _Made(tmp_path / "source").rows("train-0.parquet", images=images, label=[0, 1, 0])
     outcome = outcome_of(tmp_path / "source", tmp_path / "store")
     assert sorted(outcome.quarantined) == ["train-0.parquet/1", "train-0.parquet/x#0", "train-0.parquet/x#2"]
+
+
+def test_a_folder_called_like_an_image_is_passed_over(tmp_path: Path) -> None:
+    made = _flat(_Made(tmp_path / "source"), "a.png cat\nb.png dog\n")
+    made.images("val/images/a.png", "val/images/b.png")
+    for name in ("a.png", "b.png"):
+        (made.root / "val" / name).unlink()
+    (made.root / "val/images/c.png").mkdir()
+    outcome = outcome_of(made.root, tmp_path / "store")
+    outcome.check()
+    assert outcome.passed_over == {"not an image by its name": 1}
