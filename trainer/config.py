@@ -7,7 +7,7 @@ from typing import Literal
 
 from commandline import check_options, option
 from loader_service.client import StreamSpec, View
-from loader_service.commands.connect import ConnectConfig
+from loader_service.commands.connect import TARGET, ConnectConfig
 from loader_service.wire.addresses import host_and_port, is_loopback, named
 from trainer.network.architecture import Ablation, RemovableLayer, resolve
 from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
@@ -85,6 +85,7 @@ class DescribeConfig(NetworkConfig):
 class TrainConfig(NetworkConfig):
     """Options of ``train``."""
 
+    target: tuple[str, ...] = field(metadata=TARGET)
     run_dir: Path = field(metadata=option("folder for checkpoints, metrics and pictures"))
     devices: tuple[str, ...] = field(
         default=(),
@@ -226,6 +227,7 @@ class TrainConfig(NetworkConfig):
 class EvaluateConfig(ConnectConfig):
     """Options of ``evaluate``."""
 
+    target: tuple[str, ...] = field(metadata=TARGET)
     checkpoint: tuple[Path, ...] = field(
         metadata=option("checkpoint files or run folders (their best); the softmax outputs of several are averaged")
     )

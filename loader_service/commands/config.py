@@ -8,7 +8,7 @@ from commandline import check_options, option
 from commandline.logs import LogFormat
 from loader_service.client import ClientOptions, Limits, StreamSpec, View
 from loader_service.client.machine import Processors
-from loader_service.commands.connect import ConnectConfig
+from loader_service.commands.connect import TARGET, ConnectConfig
 from loader_service.commands.sizing import num_processes, num_threads
 from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
 from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE
@@ -185,6 +185,7 @@ class ServeConfig:
 class AskConfig(ConnectConfig):
     """Options of every command here that asks a running service."""
 
+    target: tuple[str, ...] = field(metadata=TARGET)
     json: bool = field(default=False, metadata=option("print the result as JSON"))
 
     def __post_init__(self) -> None:
@@ -251,6 +252,7 @@ class DigestConfig(StreamConfig):
 class BenchConfig(StreamConfig):
     """Options of ``bench``."""
 
+    target: tuple[str, ...] = field(default=(), metadata=TARGET)
     duration_s: float = field(
         default=10.0, metadata=option("length of the measurement", least=0.001, most=_MAX_SECONDS)
     )
