@@ -29,6 +29,8 @@ def start(package: str, load: Callable[[], Run], argv: Sequence[str] | None = No
         if missing in ("", "commandline", *_EXTRAS, *sys.stdlib_module_names):
             raise
         problem = f"the package {missing!r} is not installed; needs: pip install 'alexnet-pipeline[{extra}]'"
+        if missing == "PIL":
+            problem += ", which compiles pillow-simd, or without a compiler 'alexnet-pipeline[preprocess-portable]'"
     print(f"alexnet-{extra}: error: {problem}", file=sys.stderr)
     return EXIT_FAILED
 
