@@ -110,7 +110,8 @@ class ServeConfig:
         metadata=option("serve in clear text on an address that is not loopback: anyone can read"),
     )
     metrics_listen: str | None = field(
-        default=None, metadata=option("serve Prometheus metrics at http://HOST:PORT/metrics", metavar="HOST:PORT")
+        default=None,
+        metadata=option("serve Prometheus metrics at http://HOST:PORT/metrics, or https with TLS", metavar="HOST:PORT"),
     )
     metrics_insecure: bool = field(
         default=False, metadata=option("serve metrics in clear text on an address that is not loopback")
