@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from commandline.arguments import UsageError, add_options, is_required, nearest, parse_arguments
@@ -86,7 +87,18 @@ def run_program(
             sys.stdout.flush()
         except OSError:  # a full disk, for one
             _drop_output()
-        return _fail(prog, one_line(error), EXIT_FAILED)
+        return _fail(prog, _told(error), EXIT_FAILED)
+
+
+def _told(error: Exception) -> str:
+    """One line about an error of the user's; of a file that is in the way, or missing, with its name."""
+    name = error.filename if isinstance(error, OSError) else None
+    if not isinstance(name, str):
+        return one_line(error)
+    folder = Path(name).parent
+    if isinstance(error, FileNotFoundError) and not folder.is_dir():
+        return f"{folder}: expected a folder, found none"
+    return f"{name}: {one_line(error)}"
 
 
 def _drop_output() -> None:

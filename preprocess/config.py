@@ -114,12 +114,18 @@ class InfoConfig:
     """``info``: what a store holds."""
 
     store: Path = field(metadata=option("the store", positional=True))
-    contact_sheet: Path | None = field(default=None, metadata=option("write a picture of images from it (PNG)"))
-    mean_image: Path | None = field(default=None, metadata=option("write the mean image (PNG)"))
+    contact_sheet: Path | None = field(
+        default=None, metadata=option("write a picture of images from it (PNG)", suffix=".png")
+    )
+    mean_image: Path | None = field(default=None, metadata=option("write the mean image (PNG)", suffix=".png"))
     colour_plot: Path | None = field(
-        default=None, metadata=option("write a scatter plot of its colours with the three principal axes (PNG)")
+        default=None,
+        metadata=option("write a scatter plot of its colours with the three principal axes (PNG)", suffix=".png"),
     )
     json: bool = field(default=False, metadata=option("print everything as JSON on stdout"))
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

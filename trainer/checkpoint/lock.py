@@ -23,6 +23,8 @@ class RunLock:
     """
 
     def __init__(self, run_dir: Path) -> None:
+        if run_dir.exists() and not run_dir.is_dir():
+            raise TrainerError(f"{run_dir}: expected a folder, or nothing, found a file")
         path = run_dir / LOCK_NAME
         with naming(path):
             run_dir.mkdir(parents=True, exist_ok=True)
