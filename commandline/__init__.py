@@ -1,19 +1,19 @@
 """Turns a frozen dataclass into a command: options, TOML file, one-line errors, exit codes.
 
-The three programs share this and nothing else. A command is a dataclass whose fields are its options and a
+The three programs share this package and nothing else. A command is a dataclass whose fields are its options and a
 function that takes it; :func:`run_program` does the rest. Every option is declared once, as a field:
 
     @dataclass(frozen=True, kw_only=True)
     class ServeConfig:
-        store: Path = field(metadata=option("the store to serve"))
-        threads: int = field(default=2, metadata=option("decode threads", least=1))
+        store: Path = required("the store to serve")
+        threads: int = option(2, "decode threads", least=1)
 
         def __post_init__(self) -> None:
             check_options(self)
 """
 
 from commandline.lines import one_line, write_line
-from commandline.options import check_options, option
+from commandline.options import check_options, option, required
 from commandline.program import Command, run_program
 from commandline.progress import Progress
 from commandline.version import __version__
@@ -25,6 +25,7 @@ __all__ = [
     "check_options",
     "one_line",
     "option",
+    "required",
     "run_program",
     "write_line",
 ]

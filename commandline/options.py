@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,38 +9,32 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What :func:`option` was given."""
-
-    help: str
-    positional: bool
-    metavar: str | None
-    least: float | None
-    most: float | None
-    above: float | None
-    suffix: str | None
-    formerly: str | None
-    former_unit: str
-
-
-def option(
-    help: str,  # argparse's own word
-    *,
-    positional: bool = False,
-    metavar: str | None = None,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    suffix: str | None = None,
-    formerly: str | None = None,
-    former_unit: str = "",
-) -> Mapping[str, Any]:
-    """Metadata for a dataclass field that is an option: its help text, how it is shown, and its range.
+    """How a field is shown on the command line, and what it may hold.
 
     A number, or each of several, must be finite, ``least`` or more, more than ``above``, and at most ``most``, and a
     path must end in ``suffix``: :func:`check_options` says so. ``formerly`` is a spelling that still works for one
     release, without the dashes; what was given in another unit then is ``former_unit``, such as ``"m"``.
     """
-    return {"option": Option(**locals())}
+
+    help: str
+    positional: bool = False
+    metavar: str | None = None
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    suffix: str | None = None
+    formerly: str | None = None
+    former_unit: str = ""
+
+
+def option(default: Any, help: str, **shown: Any) -> Any:
+    """A dataclass field that is an option: its default, its help text, and what else :class:`Option` has."""
+    return dataclasses.field(default=default, metadata={"option": Option(help=help, **shown)})
+
+
+def required(help: str, **shown: Any) -> Any:
+    """A field that is an option without a default; otherwise as :func:`option`."""
+    return dataclasses.field(metadata={"option": Option(help=help, **shown)})
 
 
 def option_name(field: "dataclasses.Field[Any]") -> str:

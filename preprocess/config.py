@@ -1,9 +1,9 @@
 """The options of each command, as frozen dataclasses validated once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from commandline import check_options, option
+from commandline import check_options, option, required
 from preprocess.images.limits import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from preprocess.sources import Layout, SourceOptions
 from preprocess.store.format import LARGEST_SIDE, SMALLEST_SIDE, Encoding, ImageSpec, Subsampling
@@ -13,63 +13,41 @@ from preprocess.store.format import LARGEST_SIDE, SMALLEST_SIDE, Encoding, Image
 class RunConfig:
     """``run``: a source to a store."""
 
-    source: str = field(metadata=option("where the images are: a path, or an fsspec URL such as s3://bucket/folder"))
-    out: Path = field(metadata=option("the store to write; an unfinished one is carried on with"))
-    layout: Layout | None = field(
-        default=None, metadata=option("the form of the source (default: what is found there)")
+    source: str = required("where the images are: a path, or an fsspec URL such as s3://bucket/folder")
+    out: Path = required("the store to write; an unfinished one is carried on with")
+    layout: Layout | None = option(None, "the form of the source (default: what is found there)")
+    val_labels: str | None = option(
+        None, "labels of a flat val: Kaggle's CSV, a name and a class a line, or a class a line by sorted name"
     )
-    val_labels: str | None = field(
-        default=None,
-        metadata=option(
-            "labels of a flat val: Kaggle's CSV, a name and a class a line, or a class a line by sorted name"
-        ),
+    devkit: str | None = option(None, "ILSVRC2012_devkit_t12.tar.gz or its folder (default: look beside the images)")
+    encoding: Encoding = option(
+        "jpeg",
+        "jpeg: about 31 KB an image; yuv420: 98 KB and a fifth of the decoding in the loader; raw: 197 KB and none",
     )
-    devkit: str | None = field(
-        default=None, metadata=option("ILSVRC2012_devkit_t12.tar.gz or its folder (default: look beside the images)")
+    shorter_side: int = option(
+        256,
+        "pixels of the shorter side, and of the centre square that is kept: the loader serves squares of one size",
+        least=SMALLEST_SIDE,
+        most=LARGEST_SIDE,
     )
-    encoding: Encoding = field(
-        default="jpeg",
-        metadata=option(
-            "jpeg: about 31 KB an image; yuv420: 98 KB and a fifth of the decoding in the loader; raw: 197 KB and none"
-        ),
+    quality: int = option(95, "JPEG quality", least=1, most=100)
+    subsampling: Subsampling = option("4:2:0", "JPEG chroma subsampling")
+    apply_exif: bool = option(False, "turn images as their EXIF orientation says; the original pipeline does not")
+    images_per_shard: int = option(1024, "images in a shard, which is one Ray task", least=1)
+    shuffle_seed: int = option(0, "seed of the shuffle that makes each shard a fair sample", least=0, most=2**63 - 1)
+    max_bad_images: int = option(0, "images that may go to quarantine before the run fails", least=0)
+    max_pixels: int = option(
+        DEFAULT_MAX_PIXELS,
+        "an image with more pixels goes to quarantine without being decoded",
+        least=1,
+        most=LARGEST_MAX_PIXELS,
     )
-    shorter_side: int = field(
-        default=256,
-        metadata=option(
-            "pixels of the shorter side, and of the centre square that is kept: the loader serves squares of one size",
-            least=SMALLEST_SIDE,
-            most=LARGEST_SIDE,
-        ),
+    workers: int | None = option(None, "processes of the local Ray (default: one for each processor)", least=1)
+    ray_address: str | None = option(None, "a running Ray cluster (HOST:PORT or auto) instead of a local Ray")
+    task_memory_bytes: int = option(
+        512 << 20, "memory that Ray reserves for each task; one takes about 150 MB", least=1
     )
-    quality: int = field(default=95, metadata=option("JPEG quality", least=1, most=100))
-    subsampling: Subsampling = field(default="4:2:0", metadata=option("JPEG chroma subsampling"))
-    apply_exif: bool = field(
-        default=False, metadata=option("turn images as their EXIF orientation says; the original pipeline does not")
-    )
-    images_per_shard: int = field(default=1024, metadata=option("images in a shard, which is one Ray task", least=1))
-    shuffle_seed: int = field(
-        default=0, metadata=option("seed of the shuffle that makes each shard a fair sample", least=0, most=2**63 - 1)
-    )
-    max_bad_images: int = field(
-        default=0, metadata=option("images that may go to quarantine before the run fails", least=0)
-    )
-    max_pixels: int = field(
-        default=DEFAULT_MAX_PIXELS,
-        metadata=option(
-            "an image with more pixels goes to quarantine without being decoded", least=1, most=LARGEST_MAX_PIXELS
-        ),
-    )
-    workers: int | None = field(
-        default=None, metadata=option("processes of the local Ray (default: one for each processor)", least=1)
-    )
-    ray_address: str | None = field(
-        default=None, metadata=option("a running Ray cluster (HOST:PORT or auto) instead of a local Ray")
-    )
-    task_memory_bytes: int = field(
-        default=512 << 20,
-        metadata=option("memory that Ray reserves for each task; one takes about 150 MB", least=1),
-    )
-    json: bool = field(default=False, metadata=option("print the report as JSON on stdout"))
+    json: bool = option(False, "print the report as JSON on stdout")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -100,10 +78,10 @@ class RunConfig:
 class VerifyConfig:
     """``verify``: whether a store is what was written."""
 
-    store: Path = field(metadata=option("the store", positional=True))
-    all: bool = field(default=False, metadata=option("decode every image rather than a sample of 64 a shard"))
-    workers: int | None = field(default=None, metadata=option("processes (default: one for each processor)", least=1))
-    json: bool = field(default=False, metadata=option("print the result as JSON on stdout"))
+    store: Path = required("the store", positional=True)
+    all: bool = option(False, "decode every image rather than a sample of 64 a shard")
+    workers: int | None = option(None, "processes (default: one for each processor)", least=1)
+    json: bool = option(False, "print the result as JSON on stdout")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -113,16 +91,13 @@ class VerifyConfig:
 class InfoConfig:
     """``info``: what a store holds."""
 
-    store: Path = field(metadata=option("the store", positional=True))
-    contact_sheet: Path | None = field(
-        default=None, metadata=option("write a picture of images from it (PNG)", suffix=".png")
+    store: Path = required("the store", positional=True)
+    contact_sheet: Path | None = option(None, "write a picture of images from it (PNG)", suffix=".png")
+    mean_image: Path | None = option(None, "write the mean image (PNG)", suffix=".png")
+    colour_plot: Path | None = option(
+        None, "write a scatter plot of its colours with the three principal axes (PNG)", suffix=".png"
     )
-    mean_image: Path | None = field(default=None, metadata=option("write the mean image (PNG)", suffix=".png"))
-    colour_plot: Path | None = field(
-        default=None,
-        metadata=option("write a scatter plot of its colours with the three principal axes (PNG)", suffix=".png"),
-    )
-    json: bool = field(default=False, metadata=option("print everything as JSON on stdout"))
+    json: bool = option(False, "print everything as JSON on stdout")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -132,13 +107,11 @@ class InfoConfig:
 class SampleConfig:
     """``sample``: a small data set drawn by code."""
 
-    out: Path = field(metadata=option("folder to write; must not exist or be empty"))
-    classes: int = field(default=8, metadata=option("number of classes", least=2, most=10))
-    train_per_class: int = field(default=150, metadata=option("training images of each class", least=1))
-    val_per_class: int = field(default=25, metadata=option("validation images of each class", least=1))
-    seed: int = field(
-        default=0, metadata=option("the same seed draws the same files, byte for byte", least=0, most=2**64 - 1)
-    )
+    out: Path = required("folder to write; must not exist or be empty")
+    classes: int = option(8, "number of classes", least=2, most=10)
+    train_per_class: int = option(150, "training images of each class", least=1)
+    val_per_class: int = option(25, "validation images of each class", least=1)
+    seed: int = option(0, "the same seed draws the same files, byte for byte", least=0, most=2**64 - 1)
 
     def __post_init__(self) -> None:
         check_options(self)

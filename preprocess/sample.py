@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from commandline import Progress
+from commandline.files import write_whole
 from preprocess.config import SampleConfig
 from preprocess.errors import PreprocessError
 
@@ -106,7 +107,7 @@ def sample(config: SampleConfig) -> int:
                     file.write_bytes(draw_file(label, np.random.Philox(key=key), odd=split == "train" and number == 1))
                     progress.advance()
     names = "".join(f"{class_id(label)} {PATTERNS[label][0]}\n" for label in range(config.classes))
-    (config.out / "LOC_synset_mapping.txt").write_text(names, "ascii")
+    write_whole(config.out / "LOC_synset_mapping.txt", names)  # last: a data set that has it is complete
     return 0
 
 

@@ -1,6 +1,8 @@
 """Real parts for every test: a tiny store, a service over it."""
 
 import logging
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,13 @@ from loader_service.pipeline.pipeline import Pipeline
 from loader_service.server.server import LoaderServer
 from preprocess.store import Store
 from tests.stores import make_store
+
+# Programs started from a shell's background, or by nohup, inherit that these are ignored: tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: without a GPU it runs kernels on the CPU
 
 # A busy machine is no failure.
 settings.register_profile("any machine", deadline=None)

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commandline import Command, Progress, __version__, check_options, option, run_program
+from commandline import Command, Progress, __version__, check_options, option, required, run_program
 from commandline.config_file import read_config_file, write_config_file
 from commandline.logs import JsonFormatter
 from commandline.progress import format_duration
@@ -26,18 +26,15 @@ from commandline.values import parse_duration, parse_size
 class PaintConfig:
     """Options of a command that paints."""
 
-    wall: Path = field(metadata=option("what to paint", positional=True))
-    colour: Literal["red", "blue"] = field(default="red", metadata=option("100% of this colour"))
-    coats: int = field(default=1, metadata=option("how often", least=1))
-    drying_s: float = field(
-        default=3600.0,
-        metadata=option("between coats", above=0, most=86_400, formerly="drying-minutes", former_unit="m"),
-    )
-    dry: bool = field(default=False, metadata=option("let it dry"))
-    primer: bool = field(default=True, metadata=option("prime it first"))
-    budget_bytes: int = field(default=1000, metadata=option("memory"))
-    helpers: tuple[str, ...] = field(default=(), metadata=option("who helps"))
-    ladder_m: float | None = field(default=None, metadata=option("length of the ladder"))
+    wall: Path = required("what to paint", positional=True)
+    colour: Literal["red", "blue"] = option("red", "100% of this colour")
+    coats: int = option(1, "how often", least=1)
+    drying_s: float = option(3600.0, "between coats", above=0, most=86_400, formerly="drying-minutes", former_unit="m")
+    dry: bool = option(False, "let it dry")
+    primer: bool = option(True, "prime it first")
+    budget_bytes: int = option(1000, "memory")
+    helpers: tuple[str, ...] = option((), "who helps")
+    ladder_m: float | None = option(None, "length of the ladder")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -47,9 +44,9 @@ class PaintConfig:
 class MoveConfig:
     """Options of a command that moves ladders."""
 
-    origin: Path = field(metadata=option("where they are", positional=True))
-    to: Path = field(metadata=option("where they go"))
-    ladders: int = field(default=1, metadata=option("how many"))
+    origin: Path = required("where they are", positional=True)
+    to: Path = required("where they go")
+    ladders: int = option(1, "how many")
 
 
 class WetPaintError(Exception):

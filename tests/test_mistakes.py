@@ -45,7 +45,7 @@ loader digest --target TARGET --split test  | split: expected one of train, val,
 loader preview --target TARGET --out no/a.png | no: expected a folder, found none
 trainer train                               | --target, --run-dir must be given
 trainer train --target TARGET --run-dir file | file: expected a folder, or nothing, found a file
-trainer train --target TARGET --run-dir RUN --batch-size 16 --crop 64 | RUN holds checkpoints: continue them with --resume auto
+trainer train --target TARGET --run-dir RUN --batch-size 16 --crop 64 | RUN holds checkpoints: continue them with
 trainer train --target TARGET --run-dir r --batch-size 500 | --batch-size: split 'train' has 100 images, less than
 trainer train --target TARGET --run-dir r --epochs 5 --lr-drops 10 | --lr-drops: expected epochs before the last, 5
 trainer train --config trian.toml           | --config trian.toml: unknown table [trian]; did you mean train?

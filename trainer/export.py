@@ -5,7 +5,7 @@ import json
 import safetensors.torch
 import torch
 
-from trainer.checkpoint.files import write_whole
+from commandline.files import write_whole
 from trainer.checkpoint.saved_network import load_network
 from trainer.config import ExportConfig
 
@@ -22,6 +22,6 @@ def run_export(config: ExportConfig) -> int:
     }
     tensors = {**loaded.snapshot.weights, "mean_image": torch.from_numpy(loaded.plan.mean_image)}
     content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, about)
-    write_whole(config.out, lambda sink: sink.write(content))
+    write_whole(config.out, content)
     print(config.out)
     return 0

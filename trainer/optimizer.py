@@ -11,13 +11,15 @@ from trainer.recipes.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Group:
-    """Parameters that share a device, a rate and a decay."""
+class Updated:
+    """One parameter, with what its update needs."""
 
+    name: str
     kind: str
+    """Which rate it follows."""
     decay: float
-    parameters: list[Tensor]
-    velocities: list[Tensor]
+    weight: nn.Parameter
+    velocity: Tensor
 
 
 class PaperUpdate:
@@ -29,30 +31,31 @@ class PaperUpdate:
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], recipe: Recipe) -> None:
         self.momentum = recipe.momentum
-        self.velocities: dict[str, Tensor] = {}
-        groups: dict[tuple[str, torch.device], _Group] = {}
-        for name, parameter in named_parameters:
+        self.parameters: list[Updated] = []
+        for name, weight in named_parameters:
             kind = rate_kind(name)
             decay = recipe.bias_decay if kind == "bias" else recipe.weight_decay
-            velocity = torch.zeros_like(parameter)
-            self.velocities[name] = velocity
-            key = (kind, parameter.device)
-            group = groups.setdefault(key, _Group(kind=kind, decay=decay, parameters=[], velocities=[]))
-            group.parameters.append(parameter)
-            group.velocities.append(velocity)
+            velocity = torch.zeros_like(weight)
+            self.parameters.append(Updated(name=name, kind=kind, decay=decay, weight=weight, velocity=velocity))
+        self.velocities = {parameter.name: parameter.velocity for parameter in self.parameters}
+        groups: dict[tuple[str, torch.device], list[Updated]] = {}
+        for parameter in self.parameters:
+            groups.setdefault((parameter.kind, parameter.weight.device), []).append(parameter)
         self._groups = list(groups.values())
 
     @torch.no_grad()
     def step(self, rates: Rates) -> None:
         """Updates every parameter from its ``.grad``; gradients are left as they are."""
         for group in self._groups:
-            rate = rates.of(group.kind)
-            gradients = [_gradient(parameter) for parameter in group.parameters]
-            torch._foreach_mul_(group.velocities, self.momentum)
-            if group.decay:
-                torch._foreach_add_(group.velocities, group.parameters, alpha=-group.decay * rate)
-            torch._foreach_add_(group.velocities, gradients, alpha=-rate)
-            torch._foreach_add_(group.parameters, group.velocities)
+            rate, decay = rates.of(group[0].kind), group[0].decay
+            weights: list[Tensor] = [parameter.weight for parameter in group]
+            velocities = [parameter.velocity for parameter in group]
+            gradients = [_gradient(parameter.weight) for parameter in group]
+            torch._foreach_mul_(velocities, self.momentum)
+            if decay:
+                torch._foreach_add_(velocities, weights, alpha=-decay * rate)
+            torch._foreach_add_(velocities, gradients, alpha=-rate)
+            torch._foreach_add_(weights, velocities)
 
     @torch.no_grad()
     def load(self, velocities: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Several trainer processes (torchrun): who this one is, its slice of each step, and what all agree on."""
 
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from commandline import one_line
 from loader_service.client import StreamSpec
+from trainer import PARENT_PID
 from trainer.errors import PeerFailedError, RanksError, Stopped, TrainerError
 from trainer.network.columns import BatchSlice
 
-T = TypeVar("T")
+Plain = TypeVar("Plain", str, bool, str | None)
 
 LEAST_PATIENCE_S = 600.0
 """How long a rank waits for the others in one exchange before it gives up, at least."""
@@ -84,40 +86,48 @@ class Ranks:
             raise failure or PeerFailedError("another rank gets no batches: its own line says why")
         return wishes[2]
 
-    def decide(self, choose: Callable[[], T]) -> T:
+    def decide(self, choose: Callable[[], Plain]) -> Plain:
         """What ``choose`` returns on the leading rank, which alone calls it; its errors are raised everywhere."""
         if self.world_size == 1:
             return choose()
-        answer: list[Any] = [None, None]
+        answer: tuple[Any, str | None] = (None, None)
         failure: Exception | None = None
         if self.leads:
             try:
-                answer[0] = choose()
+                answer = (choose(), None)
             except Exception as error:
                 failure = error
-                answer[1] = one_line(error)
-        with _one_line_of_a_dead_peer():
-            dist.broadcast_object_list(answer, src=0, group=self.votes)
+                answer = (None, one_line(error))
+        chosen: Plain
+        chosen, problem = self._told(answer, by=0)
         if failure is not None:
             raise failure
-        if answer[1] is not None:
-            raise TrainerError(f"rank 0: {answer[1]}")
-        chosen: T = answer[0]
+        if problem is not None:
+            raise TrainerError(f"rank 0: {problem}")
         return chosen
 
     def expect_same(self, what: str) -> None:
         """Raises RanksError on every rank when one of them says something else than the leading one."""
         if self.world_size == 1:
             return
-        answers: list[Any] = [None] * self.world_size
-        with _one_line_of_a_dead_peer():
-            dist.all_gather_object(answers, (socket.gethostname(), what), group=self.votes)
+        answers = [self._told((socket.gethostname(), what), by=rank) for rank in range(self.world_size)]
         for rank, (host, theirs) in enumerate(answers):
             if theirs != answers[0][1]:
                 raise RanksError(
                     f"rank {rank} on {host} {theirs}, but rank 0 on {answers[0][0]} {answers[0][1]}: the run folder "
                     "must be on storage that all ranks see"
                 )
+
+    def _told(self, value: Any, *, by: int) -> Any:
+        """The ``value`` of rank ``by``, as JSON: unlike a pickle, what comes over the network cannot be a program."""
+        content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+        size = torch.tensor([len(content)])
+        with _one_line_of_a_dead_peer():
+            dist.broadcast(size, src=by, group=self.votes)
+            if by != self.rank:
+                content = torch.empty(int(size), dtype=torch.uint8)
+            dist.broadcast(content, src=by, group=self.votes)
+        return json.loads(bytes(content.tolist()))
 
 
 @contextmanager
@@ -140,32 +150,39 @@ def joined_ranks(devices: Sequence[torch.device], service_timeout_s: float) -> I
         yield Ranks()
         return
     backend = "nccl" if any(device.type == "cuda" for device in devices) else "gloo"
+    joined, ended = threading.Event(), threading.Event()
+    watch = threading.Thread(target=_end_with_parent, args=(joined, ended), name="parent-watch", daemon=True)
+    watch.start()
     # One rank may wait for its batch as long as the service may be away while the others wait for that rank.
     patience = timedelta(seconds=max(LEAST_PATIENCE_S, 2 * service_timeout_s))
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait for the others to come
     try:
-        with _one_line_of_a_dead_peer():
-            dist.init_process_group(backend, timeout=patience)
-            votes = dist.new_group(backend="gloo", timeout=patience)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    ended = threading.Event()
-    watch = threading.Thread(target=_end_with_parent, args=(os.getppid(), ended), name="parent-watch", daemon=True)
-    watch.start()
-    try:
+        try:
+            with _one_line_of_a_dead_peer():
+                dist.init_process_group(backend, timeout=patience)
+                votes = dist.new_group(backend="gloo", timeout=patience)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        joined.set()
         yield Ranks(rank=dist.get_rank(), local_rank=local_rank(), world_size=world_size, votes=votes)
     finally:
         ended.set()
         watch.join(2 * PARENT_LOOK_S)
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def _end_with_parent(parent: int, ended: threading.Event) -> None:
-    """Has this process stop as by SIGTERM when its parent (torchrun) has died, and ends it if it does not."""
+def _end_with_parent(joined: threading.Event, ended: threading.Event) -> None:
+    """Has this process stop as by SIGTERM when its parent (torchrun) has died, and ends it if it does not.
+
+    Before the ranks have joined there is nothing to save, and no handler runs while one waits for the others.
+    """
     while not ended.wait(PARENT_LOOK_S):
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
-            if not ended.wait(PARENT_GRACE_S):
+        if os.getppid() != PARENT_PID:
+            if joined.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+                ended.wait(PARENT_GRACE_S)
+            if not ended.is_set():
                 os._exit(128 + signal.SIGTERM)
             return
 

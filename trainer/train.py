@@ -17,9 +17,8 @@ from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
 from trainer.data.centring import Centring
 from trainer.data.feed import DeviceBatch, Feed, allocator
-from trainer.devices import devices_of_rank
+from trainer.devices import devices_of_rank, precision_on
 from trainer.errors import DeviceError, DivergedError, PeerFailedError, RanksError, Stopped, TrainerError
-from trainer.evaluate import tally
 from trainer.monitor.interval import Interval
 from trainer.monitor.metrics import METRICS_NAME, EpochPoint, MetricsWriter, history_of
 from trainer.monitor.prometheus import Exporter
@@ -32,6 +31,7 @@ from trainer.ranks import Ranks, joined_ranks, local_rank
 from trainer.recipes.schedule import ScheduleState, after_epoch, colour_phases, is_better, rates_at
 from trainer.report.curve import CurveWriter
 from trainer.report.epoch_line import epoch_line
+from trainer.step import step_for
 from trainer.validation import Validation
 from trainer.waiting import unless_stopped
 
@@ -97,8 +97,12 @@ class Run:
             schedule=ScheduleState(),
             epoch_sums=torch.zeros(4, dtype=torch.float64, device=devices[0]),
         )
-        identity = identity_of(config, self.plan, self.description)
-        self.keeper = Keeper(config, identity, self.plan, self.state, ranks, num_images=num_images)
+        self.precision = precision_on(devices[0]) if config.precision == "auto" else config.precision
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        self.step = step_for(self.state, self.centring, ranks, batch_size=config.batch_size, precision=dtype)
+        identity = identity_of(config, self.plan, self.description, self.precision)
+        history = config.run_dir / METRICS_NAME
+        self.keeper = Keeper(config, identity, self.plan, self.state, ranks, num_images=num_images, history=history)
         self.metrics: MetricsWriter | None = None
         self.exporter: Exporter | None = None
         self.curve = CurveWriter(config.run_dir)
@@ -115,7 +119,8 @@ class Run:
     def go(self) -> int:
         """Trains from the start or the checkpoint to the end of the schedule."""
         config, state = self.config, self.state
-        start = self.keeper.resume(aside=(config.run_dir / METRICS_NAME,))
+        start = self.keeper.resume()
+        self.step.refresh()
         end_epoch = self.recipe.schedule.end_epoch
         epoch_images = self.steps_per_epoch * config.batch_size
         if state.schedule.finished:
@@ -126,8 +131,12 @@ class Run:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.validation)
             if self.ranks.leads:
-                write_line(describe_architecture(self.plan.architecture()).splitlines()[-1])
-                write_record(config.run_dir, config, self.plan, self.description, self.ranks)
+                write_line(f"{describe_architecture(self.plan.architecture()).splitlines()[-1]}, {self.precision}")
+                write_record(
+                    *(config.run_dir, config, self.plan, self.description),
+                    precision=self.precision,
+                    ranks=self.ranks,
+                )
                 writer = MetricsWriter(
                     config.run_dir,
                     epoch=state.epoch,
@@ -223,18 +232,8 @@ class Run:
         return batch
 
     def _take_step(self, batch: DeviceBatch, divisor: float) -> None:
-        """One update: no line here waits for a device."""
-        state, network = self.state, self.state.network
-        inputs = {d: self.centring(batch.images[d], batch.shifts[d], divisor) for d in batch.images}
-        with torch.autocast(network.devices[0].type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            scores = network([inputs[d] for d in network.devices], self.ranks.rows(self.config.batch_size))
-        scores = scores.float()
-        loss = torch.nn.functional.cross_entropy(scores, batch.labels, reduction="sum")
-        (loss / self.config.batch_size).backward()  # type: ignore[no-untyped-call]
-        self.ranks.sum_gradients(network.parameters())
-        state.update.step(rates_at(self.recipe, state.epoch, state.schedule))
-        network.zero_grad(set_to_none=True)
-        state.epoch_sums += tally(scores.detach(), batch.labels, loss.detach())
+        state = self.state
+        self.step.take(batch, divisor, rates_at(self.recipe, state.epoch, state.schedule))
         state.step += 1
         state.global_step += 1
 

@@ -1,10 +1,10 @@
 """The options of each command, checked once."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from commandline import check_options, option
+from commandline import check_options, option, required
 from commandline.logs import LogFormat
 from loader_service.client import ClientOptions, Limits, StreamSpec, View
 from loader_service.client.machine import Processors
@@ -24,106 +24,70 @@ _MAX_SECONDS = 1_000_000
 class ServeConfig:
     """Options of ``serve``."""
 
-    store: Path = field(metadata=option("the store to serve, as preprocess wrote it"))
-    listen: str = field(
-        default="127.0.0.1:7000",
-        metadata=option("address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"),
+    store: Path = required("the store to serve, as preprocess wrote it")
+    listen: str = option(
+        "127.0.0.1:7000", "address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"
     )
-    processes: int | Literal["auto"] = field(
-        default=1,
-        metadata=option(
-            "server processes, on consecutive ports from --listen; one that dies is restarted; auto: as many as this "
-            "machine is worth",
-            least=1,
-            most=1024,
-        ),
+    processes: int | Literal["auto"] = option(
+        1,
+        "server processes, on consecutive ports from --listen; one that dies is restarted; auto: as many as this "
+        "machine is worth",
+        least=1,
+        most=1024,
     )
-    threads: int | Literal["auto"] = field(
-        default="auto",
-        metadata=option(
-            "decode threads of each process; auto: the cores, shared among the processes, and at most 4",
-            least=1,
-            most=1024,
-        ),
+    threads: int | Literal["auto"] = option(
+        "auto",
+        "decode threads of each process; auto: the cores, shared among the processes, and at most 4",
+        least=1,
+        most=1024,
     )
-    cache_bytes: int = field(
-        default=0,
-        metadata=option("memory for decoded images, which are kept once decoded; 192 KB an image", least=0),
+    cache_bytes: int = option(0, "memory for decoded images, which are kept once decoded; 192 KB an image", least=0)
+    share_bytes: int = option(
+        256_000_000, "memory for recent messages, kept for slower clients while several read one stream", least=0
     )
-    share_bytes: int = field(
-        default=256_000_000,
-        metadata=option(
-            "memory for recent messages, kept for slower clients while several read one stream",
-            least=0,
-        ),
+    read_ahead_bytes: int = option(
+        64_000_000,
+        "most bytes of records that each process has the kernel read ahead of need, where the store is not in "
+        "memory; 0: none",
+        least=0,
     )
-    read_ahead_bytes: int = field(
-        default=64_000_000,
-        metadata=option(
-            "most bytes of records that each process has the kernel read ahead of need, where the store is not in "
-            "memory; 0: none",
-            least=0,
-        ),
+    message_bytes: int = option(4_900_000, "most bytes of images in one message", least=1, most=_MAX_MESSAGE_BYTES)
+    max_batch_size: int = option(8192, "largest batch size that may be asked for", least=1, most=_MAX_COUNT)
+    max_steps: int = option(64, "most steps in one request", least=1, most=_MAX_COUNT)
+    max_streams: int = option(128, "most requests served at once", least=1, most=_MAX_COUNT)
+    max_streams_per_identity: int = option(64, "most requests of one host at once", least=1, most=_MAX_COUNT)
+    drain_s: float = option(
+        10.0,
+        "after SIGTERM, time for requests under way to finish",
+        least=0,
+        most=_MAX_SECONDS,
+        formerly="drain-seconds",
     )
-    message_bytes: int = field(
-        default=4_900_000, metadata=option("most bytes of images in one message", least=1, most=_MAX_MESSAGE_BYTES)
+    max_connection_age_s: float = option(
+        300.0,
+        "ask clients to reconnect after about this long, without breaking requests off, so that new replicas "
+        "behind a balancer get their share; 0: never",
+        least=0,
+        most=_MAX_SECONDS,
+        formerly="max-connection-age",
     )
-    max_batch_size: int = field(
-        default=8192, metadata=option("largest batch size that may be asked for", least=1, most=_MAX_COUNT)
+    tls_cert: Path | None = option(None, "PEM file of the server's certificate: turns TLS on")
+    tls_key: Path | None = option(None, "PEM file of the server's private key")
+    tls_client_ca: Path | None = option(
+        None, "PEM file of an authority: clients must show a certificate that it signed"
     )
-    max_steps: int = field(default=64, metadata=option("most steps in one request", least=1, most=_MAX_COUNT))
-    max_streams: int = field(default=128, metadata=option("most requests served at once", least=1, most=_MAX_COUNT))
-    max_streams_per_identity: int = field(
-        default=64, metadata=option("most requests of one host at once", least=1, most=_MAX_COUNT)
+    token_file: Path | None = option(
+        None, "file of bearer tokens, one a line: clients must send one; read again when it changes"
     )
-    drain_s: float = field(
-        default=10.0,
-        metadata=option(
-            "after SIGTERM, time for requests under way to finish",
-            least=0,
-            most=_MAX_SECONDS,
-            formerly="drain-seconds",
-        ),
+    insecure: bool = option(False, "serve in clear text on an address that is not loopback: anyone can read")
+    metrics_listen: str | None = option(
+        None, "serve Prometheus metrics at http://HOST:PORT/metrics, or https with TLS", metavar="HOST:PORT"
     )
-    max_connection_age_s: float = field(
-        default=300.0,
-        metadata=option(
-            "ask clients to reconnect after about this long, without breaking requests off, so that new replicas "
-            "behind a balancer get their share; 0: never",
-            least=0,
-            most=_MAX_SECONDS,
-            formerly="max-connection-age",
-        ),
-    )
-    tls_cert: Path | None = field(default=None, metadata=option("PEM file of the server's certificate: turns TLS on"))
-    tls_key: Path | None = field(default=None, metadata=option("PEM file of the server's private key"))
-    tls_client_ca: Path | None = field(
-        default=None,
-        metadata=option("PEM file of an authority: clients must show a certificate that it signed"),
-    )
-    token_file: Path | None = field(
-        default=None,
-        metadata=option("file of bearer tokens, one a line: clients must send one; read again when it changes"),
-    )
-    insecure: bool = field(
-        default=False,
-        metadata=option("serve in clear text on an address that is not loopback: anyone can read"),
-    )
-    metrics_listen: str | None = field(
-        default=None,
-        metadata=option("serve Prometheus metrics at http://HOST:PORT/metrics, or https with TLS", metavar="HOST:PORT"),
-    )
-    metrics_insecure: bool = field(
-        default=False, metadata=option("serve metrics in clear text on an address that is not loopback")
-    )
-    shared_memory: bool = field(
-        default=True, metadata=option("offer shared memory to clients of the same user on this machine")
-    )
-    reflection: bool = field(default=False, metadata=option("answer gRPC reflection, for tools such as grpcurl"))
-    log_format: LogFormat = field(default="text", metadata=option("lines for people or JSON for machines"))
-    log_level: Literal["debug", "info", "warning", "error"] = field(
-        default="info", metadata=option("least severity to log")
-    )
+    metrics_insecure: bool = option(False, "serve metrics in clear text on an address that is not loopback")
+    shared_memory: bool = option(True, "offer shared memory to clients of the same user on this machine")
+    reflection: bool = option(False, "answer gRPC reflection, for tools such as grpcurl")
+    log_format: LogFormat = option("text", "lines for people or JSON for machines")
+    log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severity to log")
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -186,8 +150,8 @@ class ServeConfig:
 class AskConfig(ConnectConfig):
     """Options of every command here that asks a running service."""
 
-    target: tuple[str, ...] = field(metadata=TARGET)
-    json: bool = field(default=False, metadata=option("print the result as JSON"))
+    target: tuple[str, ...] = required(**TARGET)
+    json: bool = option(False, "print the result as JSON")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,29 +162,24 @@ class AskConfig(ConnectConfig):
 class StreamConfig(AskConfig):
     """Options that choose a stream."""
 
-    split: str = field(default="train", metadata=option("split to stream"))
-    view: View = field(default="train", metadata=option("which crops"))
-    crop_size: int | None = field(
-        default=None,
-        metadata=option("side of a crop in pixels (default: 7/8 of the image)", least=1, most=MAX_UINT32),
+    split: str = option("train", "split to stream")
+    view: View = option("train", "which crops")
+    crop_size: int | None = option(
+        None, "side of a crop in pixels (default: 7/8 of the image)", least=1, most=MAX_UINT32
     )
-    shuffle: bool = field(default=True, metadata=option("the epoch's permutation, not stored order"))
-    seed: int = field(default=0, metadata=option("seed of order and draws", least=0, most=MAX_UINT64))
-    epoch: int = field(default=0, metadata=option("epoch, from 0", least=0, most=MAX_UINT32))
-    batch_size: int = field(default=128, metadata=option("images a step", least=1, most=MAX_UINT32))
-    colour_std: float = field(
-        default=0.1, metadata=option("deviation of the colour draw; 0 turns it off", least=0, most=10)
-    )
+    shuffle: bool = option(True, "the epoch's permutation, not stored order")
+    seed: int = option(0, "seed of order and draws", least=0, most=MAX_UINT64)
+    epoch: int = option(0, "epoch, from 0", least=0, most=MAX_UINT32)
+    batch_size: int = option(128, "images a step", least=1, most=MAX_UINT32)
+    colour_std: float = option(0.1, "deviation of the colour draw; 0 turns it off", least=0, most=10)
 
-    scale: tuple[float, ...] = field(
-        default=DEFAULT_SCALE,
-        metadata=option("view resized_crop: least and most area of a window, as part of the image's", metavar="X,X"),
+    scale: tuple[float, ...] = option(
+        DEFAULT_SCALE, "view resized_crop: least and most area of a window, as part of the image's", metavar="X,X"
     )
-    ratio: tuple[float, ...] = field(
-        default=DEFAULT_RATIO,
-        metadata=option("view resized_crop: least and most width of a window by its height", metavar="X,X"),
+    ratio: tuple[float, ...] = option(
+        DEFAULT_RATIO, "view resized_crop: least and most width of a window by its height", metavar="X,X"
     )
-    mirror: bool = field(default=True, metadata=option("mirror half of the crops that are drawn"))
+    mirror: bool = option(True, "mirror half of the crops that are drawn")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -253,21 +212,14 @@ class DigestConfig(StreamConfig):
 class BenchConfig(StreamConfig):
     """Options of ``bench``."""
 
-    target: tuple[str, ...] = field(default=(), metadata=TARGET)
-    duration_s: float = field(
-        default=10.0, metadata=option("length of the measurement", least=0.001, most=_MAX_SECONDS)
+    target: tuple[str, ...] = option((), **TARGET)
+    duration_s: float = option(10.0, "length of the measurement", least=0.001, most=_MAX_SECONDS)
+    warmup_s: float = option(2.0, "time before the measurement", least=0, most=_MAX_SECONDS)
+    copy: bool = option(True, "images in arrays of their own, not in the slots of shared memory they came in")
+    sweep: bool = option(
+        False, "start loaders of --store here, and measure 1, 2, 4, ... processes over gRPC and shared memory"
     )
-    warmup_s: float = field(default=2.0, metadata=option("time before the measurement", least=0, most=_MAX_SECONDS))
-    copy: bool = field(
-        default=True, metadata=option("images in arrays of their own, not in the slots of shared memory they came in")
-    )
-    sweep: bool = field(
-        default=False,
-        metadata=option(
-            "start loaders of --store here, and measure 1, 2, 4, ... processes over gRPC and shared memory"
-        ),
-    )
-    store: Path | None = field(default=None, metadata=option("the store to serve, with --sweep"))
+    store: Path | None = option(None, "the store to serve, with --sweep")
 
     @property
     def client_options(self) -> ClientOptions:
@@ -289,4 +241,4 @@ class BenchConfig(StreamConfig):
 class HealthcheckConfig(AskConfig):
     """Options of ``healthcheck``."""
 
-    timeout_s: float = field(default=3.0, metadata=option("time to wait for an answer", least=0.001, most=_MAX_SECONDS))
+    timeout_s: float = option(3.0, "time to wait for an answer", least=0.001, most=_MAX_SECONDS)

@@ -1,58 +1,45 @@
 """The options of every command that is a client of the service, ours and the trainer's."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from commandline import check_options, option
 from loader_service.client import ClientOptions, Security, Transport
 from loader_service.wire.addresses import check_target, named
 
-TARGET = option(
-    "loaders to read from; HOST:7000-7003 stands for four ports, dns:NAME:PORT for all addresses of NAME",
-    metavar="HOST:PORT[,...]",
-)
-"""Of the field ``target``, which commands that do nothing without a loader declare anew, without a default."""
+TARGET = {
+    "help": "loaders to read from; HOST:7000-7003 stands for four ports, dns:NAME:PORT for all addresses of NAME",
+    "metavar": "HOST:PORT[,...]",
+}
+"""Of the field ``target``, which commands that do nothing without a loader declare anew, as required."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectConfig:
     """Which loaders to ask, and how."""
 
-    target: tuple[str, ...] = field(default=(), metadata=TARGET)
-    service_timeout_s: float = field(
-        default=60.0, metadata=option("give up when no loader has answered for this long", above=0)
+    target: tuple[str, ...] = option((), **TARGET)
+    service_timeout_s: float = option(60.0, "give up when no loader has answered for this long", above=0)
+    prefetch_steps: int | None = option(
+        None,
+        "batches in memory or on their way (default: as many as keep every loader at work, up to --prefetch-bytes)",
+        least=1,
     )
-    prefetch_steps: int | None = field(
-        default=None,
-        metadata=option(
-            "batches in memory or on their way (default: as many as keep every loader at work, up to --prefetch-bytes)",
-            least=1,
-        ),
+    prefetch_bytes: int | None = option(
+        None,
+        "most bytes of images in memory or on their way (default: an eighth of available memory, at most 4 GB)",
+        least=1,
     )
-    prefetch_bytes: int | None = field(
-        default=None,
-        metadata=option(
-            "most bytes of images in memory or on their way (default: an eighth of available memory, at most 4 GB)",
-            least=1,
-        ),
+    transport: Transport = option(
+        "auto",
+        "auto: shared memory with loaders on this machine, else gRPC; or one of them only; grpcio: gRPC through "
+        "grpcio's own channel, for networks whose proxies need it",
     )
-    transport: Transport = field(
-        default="auto",
-        metadata=option(
-            "auto: shared memory with loaders on this machine, else gRPC; or one of them only; grpcio: gRPC through "
-            "grpcio's own channel, for networks whose proxies need it"
-        ),
-    )
-    tls_ca: Path | None = field(
-        default=None,
-        metadata=option("PEM file of the authority that signed the loaders' certificates: turns TLS on"),
-    )
-    tls_cert: Path | None = field(default=None, metadata=option("PEM file of this client's certificate"))
-    tls_key: Path | None = field(default=None, metadata=option("PEM file of this client's private key"))
-    tls_server_name: str | None = field(
-        default=None, metadata=option("name to expect in the loaders' certificates", metavar="NAME")
-    )
-    token_file: Path | None = field(default=None, metadata=option("file with the bearer token on its first line"))
+    tls_ca: Path | None = option(None, "PEM file of the authority that signed the loaders' certificates: turns TLS on")
+    tls_cert: Path | None = option(None, "PEM file of this client's certificate")
+    tls_key: Path | None = option(None, "PEM file of this client's private key")
+    tls_server_name: str | None = option(None, "name to expect in the loaders' certificates", metavar="NAME")
+    token_file: Path | None = option(None, "file with the bearer token on its first line")
 
     def __post_init__(self) -> None:
         check_options(self)

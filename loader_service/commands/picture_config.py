@@ -1,6 +1,6 @@
 """The options of the commands that draw pictures of a stream."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from commandline import option
@@ -11,9 +11,9 @@ from loader_service.commands.config import MAX_UINT32, MAX_UINT64, StreamConfig
 class PreviewConfig(StreamConfig):
     """Options of ``preview``."""
 
-    out: Path = field(default=Path("crops.png"), metadata=option("PNG file to write", suffix=".png"))
-    count: int = field(default=8, metadata=option("number of images", least=1, most=200))
-    draws: int = field(default=6, metadata=option("crops of each image, from as many epochs", least=1, most=32))
+    out: Path = option(Path("crops.png"), "PNG file to write", suffix=".png")
+    count: int = option(8, "number of images", least=1, most=200)
+    draws: int = option(6, "crops of each image, from as many epochs", least=1, most=32)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -25,5 +25,5 @@ class PreviewConfig(StreamConfig):
 class ShowConfig(StreamConfig):
     """Options of ``show``."""
 
-    step: int = field(default=0, metadata=option("step of the epoch, from 0", least=0, most=MAX_UINT64))
-    out: Path = field(default=Path("batch.png"), metadata=option("PNG file to write", suffix=".png"))
+    step: int = option(0, "step of the epoch, from 0", least=0, most=MAX_UINT64)
+    out: Path = option(Path("batch.png"), "PNG file to write", suffix=".png")

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from commandline.files import write_whole
 from loader_service.client import Batch, LoaderClient, StreamSpec
 from loader_service.wire.types import Images
 
@@ -43,12 +44,7 @@ def with_shifts(crops: Images, shifts: npt.NDArray[np.float32]) -> UInt8:
 def write_png(picture: UInt8, out: Path) -> None:
     """Writes a picture (uint8 [H, W, 3], RGB), whole or not at all."""
     _, png = cv2.imencode(".png", picture[:, :, ::-1])
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
-        unfinished.write_bytes(png.tobytes())
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(out, png.tobytes())
 
 
 def _first_batch(client: LoaderClient, spec: StreamSpec, epoch: int) -> Batch:

@@ -32,7 +32,7 @@ def sweep(config: BenchConfig) -> None:
     if not config.json:
         print("  ".join(_COLUMNS), flush=True)
     for count in _counts(num_processes(processors())):
-        with _loaders(config.store, count) as targets:
+        with loaders(config.store, count) as targets:
             for transport in _TRANSPORTS:
                 options = replace(config.client_options, transport=transport)
                 with LoaderClient(targets, options) as client:
@@ -67,27 +67,27 @@ def _line(row: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _loaders(store: Path, count: int) -> Iterator[list[str]]:
+def loaders(store: Path, count: int) -> Iterator[list[str]]:
     """The targets of so many loaders of one thread, on free ports; ended afterwards."""
     command = [sys.executable, "-m", "loader_service", "serve", "--store", str(store), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
         [*command, "--processes", str(count), "--threads", "1", "--log-level", "warning"],
         stdout=subprocess.PIPE,
         text=True,
-    ) as loaders:
-        late = threading.Timer(_START_TIMEOUT_S, loaders.kill)
+    ) as processes:
+        late = threading.Timer(_START_TIMEOUT_S, processes.kill)
         try:
-            assert loaders.stdout is not None
+            assert processes.stdout is not None
             late.start()
-            lines = [loaders.stdout.readline() for _ in range(count)]
+            lines = [processes.stdout.readline() for _ in range(count)]
             late.cancel()
             if not all(lines):
                 raise LoaderError(f"{store}: expected {count} loaders to serve it, found that they do not start")
             yield [line.split()[-1] for line in lines]
         finally:
             late.cancel()
-            loaders.terminate()
+            processes.terminate()
             try:
-                loaders.wait(_STOP_TIMEOUT_S)
+                processes.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                loaders.kill()
+                processes.kill()

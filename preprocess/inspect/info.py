@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commandline import write_line
+from commandline.files import write_whole
 from preprocess.config import InfoConfig
 from preprocess.errors import PreprocessError
 from preprocess.store.format import QUARANTINE_NAME, STATISTICS_SPLIT, Manifest
@@ -38,7 +39,7 @@ def info(config: InfoConfig) -> int:
 def _draw(config: InfoConfig, store: Store) -> None:
     """Writes the pictures that were asked for. Raises PreprocessError where there is no PIL to draw with."""
     try:
-        from preprocess.inspect.pictures import colour_plot, contact_sheet, mean_picture
+        from preprocess.inspect.pictures import colour_plot, contact_sheet, mean_picture, png
     except ImportError as error:
         raise PreprocessError(
             f"pictures are drawn with Pillow ({error}): pip install 'alexnet-pipeline[preprocess]'"
@@ -46,11 +47,11 @@ def _draw(config: InfoConfig, store: Store) -> None:
     reader, spec = store.split(STATISTICS_SPLIT), store.manifest.image
     if config.contact_sheet is not None:
         names = [info.name for info in store.manifest.classes]
-        contact_sheet(reader, spec, names).save(config.contact_sheet, "PNG")
+        write_whole(config.contact_sheet, png(contact_sheet(reader, spec, names)))
     if config.mean_image is not None:
-        mean_picture(store.statistics).save(config.mean_image, "PNG")
+        write_whole(config.mean_image, png(mean_picture(store.statistics)))
     if config.colour_plot is not None:
-        colour_plot(reader, spec, store.statistics).save(config.colour_plot, "PNG")
+        write_whole(config.colour_plot, png(colour_plot(reader, spec, store.statistics)))
 
 
 def describe(store: Store) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Pictures of a store: contact sheet, mean image, and its colours with their principal axes. Drawn with PIL alone."""
 
+import io
 import math
 from collections.abc import Sequence
 
@@ -21,6 +22,13 @@ def read_pixels(reader: SplitReader, index: int, spec: ImageSpec) -> tuple[int, 
     """The label and the pixels, uint8 [side, side, 3], of one image."""
     label, image = reader.read(index)
     return label, stored_pixels(bytes(image), spec)
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def contact_sheet(reader: SplitReader, spec: ImageSpec, names: Sequence[str], *, count: int = 60) -> Image.Image:

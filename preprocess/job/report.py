@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from commandline.files import write_whole
 from preprocess.job.resume import REPORT_NAME
 from preprocess.job.shard import Seconds
 from preprocess.sources.ledger import PassedOver
 from preprocess.sources.member_names import printable
 from preprocess.store.format import QUARANTINE_NAME
 from preprocess.store.sidecar import BadImage
-from preprocess.store.writer import atomic_file
 
 _NUM_NAMED = 3
 
@@ -83,11 +83,9 @@ def describe_passed_over(entry: PassedOver) -> str:
 
 
 def write_report(store: Path, report: RunReport) -> None:
-    with atomic_file(store / REPORT_NAME) as temporary:
-        temporary.write_text(json.dumps(asdict(report), indent=1) + "\n", "ascii")
+    write_whole(store / REPORT_NAME, json.dumps(asdict(report), indent=1) + "\n")
 
 
 def write_quarantine(store: Path, bad_images: Sequence[BadImage]) -> None:
     """Writes a line of JSON for each image that could not be used."""
-    with atomic_file(store / QUARANTINE_NAME) as temporary:
-        temporary.write_text("".join(json.dumps(asdict(bad)) + "\n" for bad in bad_images), "ascii")
+    write_whole(store / QUARANTINE_NAME, "".join(json.dumps(asdict(bad)) + "\n" for bad in bad_images))

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from commandline import files
 from preprocess.errors import ResumeError, StoreError
 from preprocess.job.lock import LOCK_NAME
 from preprocess.store.format import MANIFEST_NAME, QUARANTINE_NAME, SHARDS_DIRECTORY, STATISTICS_NAME
-from preprocess.store.writer import atomic_file
 
 BEGUN_NAME = "run.json"
 REPORT_NAME = "report.json"
@@ -20,7 +20,7 @@ def make_folder(store: Path) -> None:
     """Makes the store's folder unless it is there. Raises StoreError when it holds something else than a store."""
     if not (store / BEGUN_NAME).exists():
         _check_empty(store)
-    store.mkdir(parents=True, exist_ok=True)
+    files.make_folder(store)
 
 
 def begin_or_resume(store: Path, terms: Mapping[str, Any]) -> None:
@@ -44,9 +44,8 @@ def begin_or_resume(store: Path, terms: Mapping[str, Any]) -> None:
                 "give the same ones, or another --out"
             )
     else:
-        (store / SHARDS_DIRECTORY).mkdir(exist_ok=True)
-        with atomic_file(begun) as temporary:
-            temporary.write_text(json.dumps({"format": _FORMAT, "terms": dict(terms)}, indent=1) + "\n", "ascii")
+        files.make_folder(store / SHARDS_DIRECTORY)
+        files.write_whole(begun, json.dumps({"format": _FORMAT, "terms": dict(terms)}, indent=1) + "\n")
     remove_temporary_files(store)
 
 
@@ -58,8 +57,7 @@ def is_complete(store: Path) -> bool:
 def remove_temporary_files(store: Path) -> None:
     """Removes what killed tasks left half-written. No task may be running."""
     for folder in (store, store / SHARDS_DIRECTORY):
-        for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        files.remove_leftovers(folder)
 
 
 def _read_terms(begun: Path) -> dict[str, Any]:

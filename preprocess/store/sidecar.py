@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from commandline.files import write_whole
 from preprocess.store.format import SHARDS_DIRECTORY, ShardInfo, canonical_json
-from preprocess.store.writer import atomic_file
 
 _FORMAT = "alexnet-shard"
 _VERSION = 1
@@ -83,8 +83,7 @@ def write_sidecar(store: Path, stem: str, sidecar: Sidecar) -> None:
     """Commits the shard; its LMDB file and partial statistics must be in place."""
     content = asdict(sidecar)
     document = {"format": _FORMAT, "format_version": _VERSION, **content, "digest": _digest(content)}
-    with atomic_file(sidecar_path(store, stem)) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n", "ascii")
+    write_whole(sidecar_path(store, stem), json.dumps(document, indent=1) + "\n")
 
 
 def read_sidecar(store: Path, stem: str) -> Sidecar | None:
@@ -128,8 +127,7 @@ def write_partial(store: Path, stem: str, partial: PartialStatistics) -> str:
         sum_image=partial.sum_image.astype(dtype),
         products=np.array(partial.products, np.int64),
     )
-    with atomic_file(partial_path(store, stem)) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    write_whole(partial_path(store, stem), buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 

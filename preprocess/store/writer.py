@@ -1,11 +1,9 @@
-"""Writes shards, statistics and manifests so that each is whole or absent: temporary name, fsync, rename."""
+"""Writes shards, statistics and manifests so that each is whole or absent."""
 
 import hashlib
+import io
 import os
 import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +11,7 @@ from typing import Self
 import lmdb
 import numpy as np
 
+from commandline.files import atomic_file, write_whole
 from preprocess.store.format import (
     MANIFEST_NAME,
     NAMES_KEY,
@@ -30,54 +29,24 @@ _RECORDS_PER_COMMIT = 128
 _FIRST_MAP_SIZE_BYTES = 1 << 26
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on success fsyncs it, renames it to ``path`` and fsyncs the folder.
-
-    On an error the temporary file is removed and ``path`` is as it was. After SIGKILL the temporary file stays:
-    its name starts with a dot and ends with ``.tmp``, and the next run of the job removes it.
-    """
-    # Not the process id: nodes of a cluster that share the folder may each have the same one.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        fsync_directory(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def fsync_directory(directory: Path) -> None:
-    """Makes renames in ``directory`` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Writes ``manifest.json``: the last thing a job writes, so a store that has one is complete."""
-    with atomic_file(directory / MANIFEST_NAME) as temporary:
-        temporary.write_text(manifest.to_json(), "ascii")
+    write_whole(directory / MANIFEST_NAME, manifest.to_json())
 
 
 def write_statistics(directory: Path, statistics: Statistics) -> str:
     """Writes ``statistics.npz`` and returns its SHA-256. The same statistics give the same bytes."""
-    path = directory / STATISTICS_NAME
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            num_images=np.int64(statistics.num_images),
-            mean_image=statistics.mean_image,
-            covariance=statistics.covariance,
-            eigenvalues=statistics.eigenvalues,
-            eigenvectors=statistics.eigenvectors,
-        )
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        num_images=np.int64(statistics.num_images),
+        mean_image=statistics.mean_image,
+        covariance=statistics.covariance,
+        eigenvalues=statistics.eigenvalues,
+        eigenvectors=statistics.eigenvectors,
+    )
+    write_whole(directory / STATISTICS_NAME, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 class ShardWriter:
@@ -99,7 +68,6 @@ class ShardWriter:
         self._info: ShardInfo | None = None
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._atomic = atomic_file(self._path)
         temporary = self._atomic.__enter__()
         try:

@@ -76,8 +76,9 @@ def substitute(text: str, values: Mapping[str, str]) -> str:
 class Images:
     """The stages as folders below ``work``. ``base`` stands for the Python image; ``shared`` is the same in all."""
 
-    def __init__(self, base: Path, work: Path) -> None:
-        self._base, self._work = base, work
+    def __init__(self, base: Path, work: Path, args: Mapping[str, str]) -> None:
+        """``args`` are the build's arguments."""
+        self._base, self._work, self._args = base, work, args
         self.shared = work / "shared"
         self.shared.mkdir()
         self.shared.chmod(0o777)
@@ -142,6 +143,7 @@ class Images:
             for pair in shlex.split(rest):
                 name, _, value = pair.partition("=")
                 values[name] = substitute(value, stage.args | stage.env)
+            stage.args |= {name: self._args[name] for name in stage.args.keys() & self._args.keys()}
         elif word == "WORKDIR":
             stage.workdir = rest
             (path / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)

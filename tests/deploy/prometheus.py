@@ -52,4 +52,4 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]], rules: Path) 
         yield url
     finally:
         process.kill()
-        process.wait(60)
+        process.wait(100)

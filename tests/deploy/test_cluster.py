@@ -98,7 +98,7 @@ def test_survives_kills_and_stops(tmp_path: Path, folder: Path) -> None:
             wait_until(lambda: step(base) > 10, "training to go on")
         finally:
             process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(100) == 0
     assert processes(folder) == {}
 
 

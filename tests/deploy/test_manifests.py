@@ -1,6 +1,7 @@
 """What an engine or a cluster reads from deploy/, checked against schemas, linters and our own programs."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -222,6 +223,35 @@ def test_units_are_valid(tmp_path: Path) -> None:
         text = path.read_text("utf-8").replace("/opt/alexnet/bin/alexnet-loader", "/bin/true")
         (tmp_path / path.name).write_text(text.replace("/opt/alexnet/bin/alexnet-trainer", "/bin/true"), "utf-8")
         run("systemd-analyze", "verify", tmp_path / path.name)
+
+
+def test_units_read_secrets_as_credentials() -> None:
+    """What deploy/tls/make writes lies in a folder for root alone: a unit's own user sees only what it is handed."""
+    for path in DEPLOY.glob("systemd/*.service"):
+        text = path.read_text("utf-8").replace("\\\n", " ")
+        command = next(line for line in text.splitlines() if line.startswith("ExecStart="))
+        handed = dict(re.findall(r"^LoadCredential=(\S+):(\S+)$", text, re.MULTILINE))
+        assert "User=" in text
+        assert "/etc/alexnet/tls" not in command
+        assert set(re.findall(r"\$\{CREDENTIALS_DIRECTORY\}/(\S+)", command)) == handed.keys()
+        assert all(place == f"/etc/alexnet/tls/{name}" for name, place in handed.items())
+
+
+def test_keys_stay_their_owners() -> None:
+    """No file here lets others read a key or a token, or tells anybody to."""
+    texts = [path for path in (*DEPLOY.rglob("*"), *DEPLOY.parent.glob("docs/*.md")) if path.is_file()]
+    for path in texts:
+        for mode, names in re.findall(r"chmod 0?([0-7]{3}|\S*\+\S*r\S*) (.*)", path.read_text("utf-8")):
+            assert mode.endswith("00") or not re.search(r"\.key|token", names), f"{path}: chmod {mode} {names}"
+
+
+@HAS_KUBECTL
+def test_a_ray_that_others_reach_asks_for_a_token() -> None:
+    for document in rendered("gpu"):
+        if document["kind"] == "RayJob":
+            assert document["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+            return
+    pytest.fail("no RayJob")
 
 
 @needs("promtool")

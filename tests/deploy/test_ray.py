@@ -62,7 +62,7 @@ def digest(targets: list[str], at_step: Any = lambda step: None) -> str:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray's own pipes and sockets
 def test_no_store_is_said_in_one_line(cluster: Any, tmp_path: Path) -> None:
     with replicas_on(cluster.address, tmp_path / "none", "--replicas", "1", "--cpus", "1") as process:
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=250)
     assert process.returncode == 1
     assert "manifest" in errors
     assert errors.startswith("serve: error: ")
@@ -97,7 +97,7 @@ def test_a_node_dies_under_a_client(cluster: Any, tmp_path: Path) -> None:
         assert node in set(places.values()) - {places[address]}
         assert digest([address]) == expected
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, process.stderr.read()
+        assert process.wait(100) == 0, process.stderr.read()
     wait_until(lambda: not any(map(_answers, targets)), "replicas to end with their actors")
 
 

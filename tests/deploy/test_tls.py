@@ -1,5 +1,7 @@
 """deploy/tls/make: what it writes lets our clients in, and nobody else."""
 
+import functools
+import os
 import re
 import shutil
 import ssl
@@ -15,12 +17,37 @@ from loader_service.__main__ import main
 from tests.processes import loader_processes
 
 COMMAND = Path(__file__).parents[2] / "deploy/tls/make"
+FILES = sorted([f"{name}.{kind}" for name in ("ca", "server", "client") for kind in ("crt", "key")] + ["token"])
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs the openssl command")
 
 
+CUT = """#!/bin/bash
+echo >>"$CALLS"
+if [ "$(wc -l <"$CALLS")" -eq "$CUT" ]; then
+  if [ -n "$HALF" ]; then "$REAL" "$@"; fi
+  kill -KILL 0
+fi
+exec "$REAL" "$@"
+"""
+"""A command that ends the script, and all it has started, in place of its call number CUT, or just after it."""
+
+
 def make(folder: Path, *names: str) -> None:
     subprocess.run([str(COMMAND), str(folder), *names], check=True, capture_output=True)
+
+
+def make_cut(folder: Path, bin_folder: Path, cut: int, *, half: bool) -> int:
+    """Runs the script until its call number ``cut`` of a program that changes files; returns its exit code."""
+    bin_folder.mkdir()
+    for name in ("openssl", "mv", "rm", "sync", "chmod"):
+        script = CUT.replace("$REAL", shutil.which(name) or name)
+        (bin_folder / name).write_text(script)
+        (bin_folder / name).chmod(0o755)
+    environment = {"PATH": f"{bin_folder}:{os.environ['PATH']}", "CALLS": str(bin_folder / "calls"), "CUT": str(cut)}
+    environment |= {"HALF": "1" if half else ""}
+    command = [str(COMMAND), str(folder), "127.0.0.1"]
+    return subprocess.run(command, env=environment, start_new_session=True, capture_output=True, check=False).returncode
 
 
 def test_a_deployment_end_to_end(tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,11 +101,63 @@ def test_the_log_says_where_the_metrics_are(tiny_store: Path, tmp_path: Path) ->
 def test_again_renews_and_keeps(tmp_path: Path) -> None:
     make(tmp_path, "a.example")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(before) == {f"{name}.{kind}" for name in ("ca", "server", "client") for kind in ("crt", "key")} | {
-        "token"
-    }
+    assert sorted(before) == FILES
     for name in ("ca.key", "server.key", "client.key", "token"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, name
     make(tmp_path, "b.example")
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert {name for name in before if before[name] == after[name]} == {"ca.crt", "ca.key", "token"}
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_interrupted_anywhere_it_succeeds_when_run_again(half: bool, tmp_path: Path) -> None:
+    """And an authority that was there stays."""
+    cut = 1
+    while make_cut(folder := tmp_path / f"tls-{cut}", tmp_path / f"bin-{cut}", cut, half=half):
+        authority = folder / "ca.crt"
+        before = authority.read_bytes() if authority.exists() else None
+        make(folder, "127.0.0.1")
+        assert before is None or authority.read_bytes() == before
+        assert sorted(path.name for path in folder.iterdir()) == FILES
+        verify(folder)
+        cut += 1
+    assert cut > 15
+    verify(folder)
+
+
+def verify(folder: Path) -> None:
+    """The authority has signed both certificates, and each is of the key beside it."""
+    for name in ("ca", "server", "client"):
+        certificate, key = str(folder / f"{name}.crt"), str(folder / f"{name}.key")
+        ask = functools.partial(subprocess.run, check=True, capture_output=True)
+        ask(["openssl", "verify", "-CAfile", str(folder / "ca.crt"), certificate])
+        public = [
+            ["openssl", "x509", "-in", certificate, "-noout", "-pubkey"],
+            ["openssl", "pkey", "-in", key, "-pubout"],
+        ]
+        assert len({ask(command).stdout for command in public}) == 1, name
+    for name, purpose, code in (("server", "sslserver", 0), ("client", "sslclient", 0), ("client", "sslserver", 2)):
+        command = [
+            "openssl",
+            "verify",
+            "-purpose",
+            purpose,
+            "-CAfile",
+            str(folder / "ca.crt"),
+            str(folder / f"{name}.crt"),
+        ]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == code, (name, purpose)
+    assert re.fullmatch("[0-9a-f]{64}\n", (folder / "token").read_text())
+
+
+def test_without_the_authoritys_key_it_makes_no_other(tmp_path: Path) -> None:
+    make(tmp_path, "127.0.0.1")
+    before = (tmp_path / "ca.crt").read_bytes()
+    (tmp_path / "ca.key").unlink()
+    done = subprocess.run([str(COMMAND), str(tmp_path), "127.0.0.1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"tls: error: {tmp_path}: expected ca.key beside ca.crt, found none: run this where the authority is kept\n"
+    )
+    assert (tmp_path / "ca.crt").read_bytes() == before

@@ -457,7 +457,7 @@ def test_a_terminal_that_hangs_up(tiny_store: Path, is_ignored: bool, code: int)
             with LoaderClient([target]) as client:
                 assert client.num_steps(StreamSpec(batch_size=10)) == 10
             server.kill()
-        assert server.wait(20) == code
+        assert server.wait(100) == code
 
 
 def test_a_store_whose_name_is_not_ascii_in_the_oldest_locale(tiny_store: Path, tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_a_store_whose_name_is_not_ascii_in_the_oldest_locale(tiny_store: Path, 
         assert server.stdout is not None
         line = server.stdout.readline()
         server.terminate()
-        _, stderr = server.communicate(timeout=20)
+        _, stderr = server.communicate(timeout=100)
         assert line.startswith(b"serving "), stderr.decode()
         assert b"Traceback" not in stderr
         assert server.returncode == 0
@@ -497,7 +497,7 @@ def test_waiting_for_a_service_says_so_and_ends_at_once(tmp_path: Path) -> None:
             assert line.startswith("waiting up to 60 s for 127.0.0.1:"), line
             assert "Connection refused" in line
             client.send_signal(stop)
-            assert client.wait(10) == code
+            assert client.wait(100) == code
 
 
 def test_one_dead_address_of_two_is_worth_a_warning_once(loader_target: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -169,7 +169,7 @@ def test_metrics_of_the_disk(raw_store: Path) -> None:
     try:
         with LoaderClient([replica.target]) as client, client.stream(StreamSpec(batch_size=32)) as stream:
             assert len(list(stream)) == 10
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
             text = response.read().decode()
     finally:
         replica.end()

@@ -132,7 +132,7 @@ def test_server_stops_though_a_client_stalls(store: Path) -> None:
             client.stdout.readline()
             client.send_signal(signal.SIGSTOP)
             replicas[0].send(signal.SIGTERM)
-            assert replicas[0].wait(60) == 0
+            assert replicas[0].wait(100) == 0
             client.kill()
 
 
@@ -170,6 +170,29 @@ def test_a_client_that_breaks_the_protocol_is_dropped() -> None:
         with socket.socket(socket.AF_UNIX) as third, SharedMemorySession(server.name), SharedMemorySession(server.name):
             third.connect("\0" + server.name)
             assert third.recv(100) == b""  # one session too many
+    finally:
+        server.close()
+
+
+ASKING = """
+import os, socket, sys
+os.setuid(12345)
+client = socket.socket(socket.AF_UNIX)
+client.connect("\\0" + sys.argv[1])
+print(socket.recv_fds(client, 100, 1)[:2])
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_gets_no_memory() -> None:
+    """The abstract name is open to all users of the machine; the kernel says who has come."""
+    server = SharedMemoryServer(num_slots=2, slot_bytes=4096, max_sessions=2)
+    try:
+        command = [sys.executable, "-c", ASKING, server.name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout == "(b'', [])\n"
+        with SharedMemorySession(server.name):
+            pass
     finally:
         server.close()
 

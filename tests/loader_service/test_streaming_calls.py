@@ -108,7 +108,7 @@ class Server:
                     self.failures.append(error)
 
     def join(self) -> None:
-        self._thread.join(20)
+        self._thread.join(100)
         self._listener.close()
         assert not self._thread.is_alive()
         assert not self.failures
@@ -342,7 +342,7 @@ def test_what_has_come_is_counted_while_a_message_is_on_its_way(tmp_path: Path) 
         time.sleep(0.01)
     assert len(content) // 4 <= call.num_received <= len(content) // 2
     seen.set()
-    reader.join(20)
+    reader.join(100)
     assert received == [content]
     connection.close()
     server.join()

@@ -42,7 +42,7 @@ def test_the_second_is_told_who_is_writing(
         assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}: wait for it, or give another --out$", error)
         # The first was not disturbed.
         assert sorted(os.listdir(store)) == [LOCK_NAME]
-        process.communicate(timeout=30)
+        process.communicate(timeout=100)
     assert os.listdir(store) == []
 
 
@@ -61,7 +61,7 @@ def test_many_in_turn(tmp_path: Path) -> None:
         with _holder(tmp_path) as process:
             with pytest.raises(StoreError, match=f"process {process.pid} on"), locked(tmp_path):
                 pass
-            process.communicate(timeout=30)
+            process.communicate(timeout=100)
         with locked(tmp_path):
             pass
 

@@ -141,7 +141,7 @@ def test_finished_work_is_not_done_again(
     (store / "shards/train-00000.json").unlink()
     (store / "shards/train-00001.json").write_text("{}")
     os.truncate(store / "shards/train-00002.lmdb", 4096)
-    (store / "shards/.train-00003.lmdb.x.tmp").write_bytes(b"half")
+    (store / f"shards/.train-00003.lmdb.{'0' * 32}.tmp").write_bytes(b"half")
     kept = {path: path.stat().st_mtime_ns for path in store.rglob("train-0000[345].lmdb")}
     assert _run(small_folder, store, "--images-per-shard", "6", "--json") == 0
     report = json.loads(capsys.readouterr().out)

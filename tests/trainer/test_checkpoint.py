@@ -1,10 +1,13 @@
 """Checkpoints: whole or absent, read back exactly, damaged ones passed over loudly, foreign ones refused."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.trainer.conftest import CPU_PAIR, tiny_architecture
 from trainer.checkpoint import folder
@@ -93,10 +96,24 @@ def test_old_ones_go_and_the_best_stays(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(snapshot(step), folder.path_of(tmp_path, step))
     save(snapshot(2), folder.folder_of(tmp_path) / folder.BEST_NAME)
-    folder.remove_old(tmp_path, keep=2)
+    folder.remove_old(tmp_path, keep=2, newest=folder.path_of(tmp_path, 4))
     names = sorted(path.name for path in folder.folder_of(tmp_path).iterdir())
     assert names == ["best.pt", "step-000000003.pt", "step-000000004.pt"]
     assert folder.find(tmp_path).name == "best.pt"
+
+
+@given(steps=st.sets(st.integers(0, 50), min_size=1), keep=st.integers(1, 5), data=st.data())
+def test_what_was_just_written_is_never_removed(steps: set[int], keep: int, data: st.DataObject) -> None:
+    """Nor what has a higher number: damaged, or of another run, it takes nobody's place."""
+    written = data.draw(st.sampled_from(sorted(steps)))
+    with TemporaryDirectory() as run_dir:
+        folder.folder_of(Path(run_dir)).mkdir()
+        for step in steps:
+            folder.path_of(Path(run_dir), step).touch()
+        folder.remove_old(Path(run_dir), keep, folder.path_of(Path(run_dir), written))
+        left = {int(path.stem[5:]) for path in folder.numbered(Path(run_dir))}
+    until = sorted(step for step in steps if step <= written)
+    assert left == {step for step in steps if step > written} | set(until[-keep:])
 
 
 def test_a_snapshot_is_not_what_training_goes_on_to_change() -> None:

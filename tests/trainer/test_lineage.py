@@ -91,6 +91,19 @@ def test_the_best_stays_with_its_line(run: Path, loader_target: str) -> None:
     assert folder.best_of(run).stat().st_ino in ours, "another name, not another 455 MB"
 
 
+def test_a_power_cut_between_the_two_names_of_the_best(run: Path, loader_target: str) -> None:
+    """A checkpoint says itself that it is the best so far: whoever continues from it gives it that name as well."""
+    best = folder.path_of(run, load(folder.best_of(run)).global_step)
+    for path in folder.numbered(run):
+        if path > best:
+            path.unlink()
+    folder.best_of(run).unlink()
+    os.link(folder.path_of(run, 6) if best != folder.path_of(run, 6) else folder.path_of(run, 2), folder.best_of(run))
+    epochs = str(load(best).epoch)
+    assert train(loader_target, run, *SAVING, "--resume", "auto", "--epochs", epochs) == 0, "nothing is left to train"
+    assert folder.best_of(run).samefile(best)
+
+
 def test_only_the_best_is_left(run: Path, loader_target: str, capsys: pytest.CaptureFixture[str]) -> None:
     for path in folder.numbered(run):
         path.unlink()
@@ -120,8 +133,12 @@ def test_all_numbered_ones_are_damaged(run: Path, loader_target: str, capsys: py
 
 
 def test_leftovers_of_a_kill_go(run: Path, loader_target: str) -> None:
-    leftovers = [folder.folder_of(run) / "step-000000019.pt.tmp", run / "run.json.tmp"]
-    for path in leftovers:
+    """And nothing else: what ends in .tmp may be somebody's."""
+    unfinished = ".{}.0123456789abcdef0123456789abcdef.tmp"
+    leftovers = [folder.folder_of(run) / unfinished.format("step-000000019.pt"), run / unfinished.format("run.json")]
+    others = [folder.folder_of(run) / "mine.tmp", run / ".mine.tmp"]
+    for path in (*leftovers, *others):
         path.write_bytes(b"half")
     assert train(loader_target, run, *SAVING, "--resume", "auto") == 0
     assert not any(map(os.path.exists, leftovers))
+    assert all(map(os.path.exists, others))

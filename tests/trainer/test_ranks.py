@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ import torch
 from loader_service.client import StreamSpec
 from tests.processes import free_port, loader_processes
 from tests.trainer.runs import train, train_command, wait_for_checkpoint
+from tests.waiting import wait_until
 from trainer.checkpoint import folder
 from trainer.checkpoint.lock import RunLock
 from trainer.checkpoint.snapshot import load
@@ -176,7 +179,7 @@ def test_orphaned_ranks_save_and_end(loader_target: str, tmp_path: Path) -> None
         orphans = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(orphans) >= 2
         process.kill()
-        process.wait(20)
+        process.wait(100)
         deadline = time.monotonic() + 100
         while any(Path(f"/proc/{orphan}/cmdline").exists() for orphan in orphans):
             assert time.monotonic() < deadline, "orphans live on"
@@ -184,6 +187,25 @@ def test_orphaned_ranks_save_and_end(loader_target: str, tmp_path: Path) -> None
     RunLock(tmp_path).close()
     found = folder.newest(tmp_path)
     assert found is not None
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_rank_orphaned_while_it_waits_for_the_others_ends(loader_target: str, tmp_path: Path) -> None:
+    port = free_port()
+    env = os.environ | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    parent = "import subprocess, sys; rank = subprocess.Popen(sys.argv[1:]); print(rank.pid, flush=True); rank.wait()"
+    command = [sys.executable, "-c", parent, sys.executable, "-m", "trainer", *train_command(loader_target, tmp_path)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        orphan = Path("/proc") / process.stdout.readline().strip()
+        wait_until(lambda: _is_listening(port), "the rank to wait for another")
+        process.kill()
+    wait_until(lambda: not (orphan / "cmdline").exists(), "the orphan to end")
+    assert not folder.numbered(tmp_path)
 
 
 def test_a_stopped_rank_stops_all_and_saves(loader_target: str, tmp_path: Path) -> None:
@@ -226,3 +248,9 @@ def test_devices_by_rank() -> None:
     assert devices_of_rank(("cpu", "cpu"), 0, num_columns=1) == (cpu,)
     with pytest.raises(DeviceError, match="rank 2 on this machine needs devices 4 and 5 of the list, found 4"):
         devices_of_rank(("cpu",) * 4, 2)
+
+
+def test_what_ranks_tell_each_other_cannot_be_a_program() -> None:
+    """Torch's collectives of objects unpickle what comes over a network that asks nobody who he is."""
+    for path in (Path(__file__).parents[2] / "trainer").rglob("*.py"):
+        assert not re.search(r"import pickle|_object(?:_list)?\(", path.read_text("utf-8")), path

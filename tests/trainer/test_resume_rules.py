@@ -89,6 +89,17 @@ def test_where_and_how_it_is_computed_may_change(loader_target: str, tmp_path: P
     assert train(loader_target, tmp_path, "--epochs", "2", "--resume", "auto", *changed) == 0
 
 
+def test_a_device_that_would_choose_another_precision_asks_which(
+    loader_target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(loader_target, tmp_path, "--epochs", "1") == 0
+    assert capsys.readouterr().err.splitlines()[0].endswith(", float32")
+    monkeypatch.setattr("trainer.train.precision_on", lambda device: "bfloat16")
+    assert train(loader_target, tmp_path, "--epochs", "2", "--resume", "auto") == 1
+    assert "was trained in float32, and this device would choose bfloat16: give --precision" in capsys.readouterr().err
+    assert train(loader_target, tmp_path, "--epochs", "2", "--resume", "auto", "--precision", "float32") == 0
+
+
 def test_a_validation_split_that_is_not_there(
     loader_target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from commandline import write_line
+from commandline.files import move_into
 from trainer.checkpoint.snapshot import Snapshot, load
 from trainer.errors import CheckpointError
 
@@ -70,9 +71,12 @@ def find(path: Path) -> Path:
     return paths[0]
 
 
-def remove_old(run_dir: Path, keep: int) -> None:
-    """Deletes all but the ``keep`` newest numbered checkpoints; the best one has its own name and stays."""
-    for path in numbered(run_dir)[keep:]:
+def remove_old(run_dir: Path, keep: int, newest: Path) -> None:
+    """Deletes the numbered checkpoints before ``newest``, but for the ``keep - 1`` last of them.
+
+    ``newest`` and later ones, whoever wrote those, are never deleted; the best has a name of its own and stays.
+    """
+    for path in [path for path in numbered(run_dir) if path.name < newest.name][keep - 1 :]:
         path.unlink()
 
 
@@ -94,9 +98,7 @@ def set_aside(run_dir: Path, paths: list[Path]) -> Path:
     number = 1
     while (branch := folder_of(run_dir) / f"abandoned-{number}").exists():
         number += 1
-    branch.mkdir()
-    for path in paths:
-        path.rename(branch / path.name)
+    move_into(branch, paths)
     return branch
 
 

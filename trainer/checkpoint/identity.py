@@ -39,9 +39,14 @@ RESUME_RULES = (
         names=("recipe.batch_size",),
     ),
     ResumeRule(
-        options=("--devices", "--threads", "--channels-last", "--compile", "--precision"),
+        options=("--devices", "--threads", "--channels-last", "--compile"),
         may_change=True,
         note="where and how it is computed, the number of torchrun's processes too: results differ by rounding",
+    ),
+    ResumeRule(
+        options=("--precision",),
+        may_change=True,
+        note="where it is given; auto keeps to the checkpoint's, and is refused on a device that would choose another",
         names=("precision",),
     ),
     ResumeRule(
@@ -110,7 +115,7 @@ def rule_of(name: str) -> ResumeRule:
     return next(rule for rule in RESUME_RULES if any(name.startswith(each) for each in rule.names))
 
 
-def identity_of(config: TrainConfig, plan: NetworkPlan, description: Description) -> Identity:
+def identity_of(config: TrainConfig, plan: NetworkPlan, description: Description, precision: str) -> Identity:
     """The store, the stream, the network, the rule of update and the schedule, by dotted name."""
     values: dict[str, Value] = {
         "fingerprint": description.fingerprint,
@@ -122,7 +127,7 @@ def identity_of(config: TrainConfig, plan: NetworkPlan, description: Description
         "num_classes": len(plan.classes),
         "augment": config.augment,
         "init": config.init,
-        "precision": config.precision,
+        "precision": precision,
     }
     _flatten("recipe", dataclasses.asdict(config.resolved_recipe), values)
     _flatten("ablation", dataclasses.asdict(plan.ablation), values)

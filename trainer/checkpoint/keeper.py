@@ -10,9 +10,9 @@ from typing import Self
 import torch
 
 from commandline import write_line
+from commandline.files import atomic_file, link_whole, naming, remove_leftovers, sync
 from trainer.checkpoint import folder
 from trainer.checkpoint.background import Background
-from trainer.checkpoint.files import link_whole, remove_leftovers
 from trainer.checkpoint.identity import compare, step_of
 from trainer.checkpoint.saved_network import NetworkPlan, plan_of
 from trainer.checkpoint.snapshot import Identity, Snapshot, load, save
@@ -37,8 +37,10 @@ class Keeper:
         ranks: Ranks,
         *,
         num_images: int,
+        history: Path,
     ) -> None:
-        self._config, self._run_dir = config, config.run_dir
+        """``history``: the file of the run's metrics, which reach the disk before the checkpoint after them does."""
+        self._config, self._run_dir, self._history = config, config.run_dir, history
         self._identity, self._plan, self._state, self._ranks = identity, plan, state, ranks
         self._num_images = num_images
         self._writing = Background()
@@ -57,17 +59,18 @@ class Keeper:
             with contextlib.suppress(OSError):
                 self._writing.finish()
 
-    def resume(self, aside: tuple[Path, ...] = ()) -> Path | None:
+    def resume(self) -> Path | None:
         """Restores the state as ``--resume`` says, the same on all ranks; returns the checkpoint that it continues.
 
-        Checkpoints that the run does not continue from are set aside, with copies of the files ``aside``. Raises
-        TrainerError when that cannot be.
+        Checkpoints that the run does not continue from are set aside, with a copy of the history. Raises TrainerError
+        when that cannot be.
         """
-        path = self._ranks.decide(self._choose)
+        chosen = self._ranks.decide(self._choose)
+        path = None if chosen is None else Path(chosen)
         problem = ""
         if path is not None:
             try:
-                changed = self._restore(path)
+                changed, is_best = self._restore(path)
             except TrainerError as error:
                 problem = str(error)
                 if self._ranks.world_size == 1:
@@ -88,11 +91,13 @@ class Keeper:
         strangers = folder.strangers(self._run_dir, path, state.global_step)
         if strangers:
             branch = folder.set_aside(self._run_dir, strangers)
-            for file in aside:
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.copy2(file, branch)
+            if self._history.is_file():
+                with atomic_file(branch / self._history.name) as temporary:
+                    shutil.copy2(self._history, temporary)
             names = ", ".join(stranger.name for stranger in strangers)
             write_line(f"set aside in {branch}, since this run does not continue from them: {names}")
+        if is_best:  # the power may have failed before it had that name
+            link_whole(path, folder.best_of(self._run_dir))
         return path
 
     def is_due(self) -> bool:
@@ -125,7 +130,7 @@ class Keeper:
         if self._ranks.leads:
             snapshot = state.snapshot(self._identity, self._plan)
             best = best or (state.validation is not None and state.step == 0 and not self._has_best())
-            self._writing.start(lambda: self._write(snapshot, best=best))
+            self._writing.start(lambda: self._write(dataclasses.replace(snapshot, is_best=best)))
 
     def save_new(self) -> None:
         """Saves if steps have been taken since the last save, and returns when everything is on the disk."""
@@ -136,40 +141,44 @@ class Keeper:
     def _has_best(self) -> bool:
         return folder.best_of(self._run_dir).is_file()
 
-    def _choose(self) -> Path | None:
+    def _choose(self) -> str | None:
         """On the leading rank: the checkpoint to continue from, which is whole and of this run; None to begin."""
         how, run_dir = self._config.resume, self._run_dir
-        folder.folder_of(run_dir).mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.folder_of(run_dir))
         remove_leftovers(run_dir)
         if how == "auto":
             found = folder.newest(run_dir)
-            return None if found is None else found[0]
+            return None if found is None else str(found[0])
         if how != "never":
-            return folder.find(Path(how))
+            return str(folder.find(Path(how)))
         if folder.numbered(run_dir) or self._has_best():
             raise TrainerError(
                 f"{run_dir} holds checkpoints: continue them with --resume auto, or choose another --run-dir"
             )
         return None
 
-    def _restore(self, path: Path) -> list[str]:
-        """Continues from ``path``; returns the options that have changed since."""
+    def _restore(self, path: Path) -> tuple[list[str], bool]:
+        """Continues from ``path``; returns the options that have changed since, and whether it is its run's best."""
         snapshot, state = load(path), self._state
         plan_of(snapshot, path)  # what evaluate and the others will build of it
         changed = compare(path, snapshot.identity, self._identity)
+        if "--precision" in changed and self._config.precision == "auto":
+            before, here = snapshot.identity["precision"], self._identity["precision"]
+            raise TrainerError(f"{path} was trained in {before}, and this device would choose {here}: give --precision")
         step = step_of(snapshot, path, batch_size=self._config.batch_size, num_images=self._num_images)
         state.restore(snapshot, path, step=step, keep_sums=self._ranks.leads)
         ended = has_ended(self._config.resolved_recipe, state.epoch, state.schedule)
         state.schedule = dataclasses.replace(state.schedule, finished=ended)
-        return changed
+        return changed, snapshot.is_best
 
-    def _write(self, snapshot: Snapshot, *, best: bool) -> None:
+    def _write(self, snapshot: Snapshot) -> None:
         path = folder.path_of(self._run_dir, snapshot.global_step)
+        with naming(self._history):
+            sync(self._history)  # whoever continues takes no step before the checkpoint again
         save(snapshot, path)
-        if best:
+        if snapshot.is_best:
             link_whole(path, folder.best_of(self._run_dir))
-        folder.remove_old(self._run_dir, self._config.keep)
+        folder.remove_old(self._run_dir, self._config.keep, path)
 
 
 def last_saved(run_dir: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from commandline import write_line
-from trainer.checkpoint.files import naming
+from commandline.files import make_folder, naming
 from trainer.errors import TrainerError
 
 LOCK_NAME = "run.lock"
@@ -27,7 +27,7 @@ class RunLock:
             raise TrainerError(f"{run_dir}: expected a folder, or nothing, found a file")
         path = run_dir / LOCK_NAME
         with naming(path):
-            run_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(run_dir)
             self._file = path.open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

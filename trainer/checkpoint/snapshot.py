@@ -6,13 +6,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from commandline import one_line
-from trainer.checkpoint.files import write_whole
+from commandline.files import atomic_file, naming
 from trainer.errors import CheckpointError
 from trainer.recipes.schedule import ScheduleState
 
@@ -44,6 +44,8 @@ class Snapshot:
     """Plain data from which the network can be built without a service: see trainer.checkpoint.saved_network."""
     validation: dict[str, float] | None
     """The last validation's result."""
+    is_best: bool = False
+    """Whether its run had none better so far."""
 
 
 def save(snapshot: Snapshot, path: Path) -> None:
@@ -51,7 +53,38 @@ def save(snapshot: Snapshot, path: Path) -> None:
     document = {f.name: getattr(snapshot, f.name) for f in dataclasses.fields(snapshot)}
     document |= {"format": FORMAT, "identity": dict(snapshot.identity)}
     document["schedule"] = dataclasses.asdict(snapshot.schedule)
-    write_whole(path, lambda sink: torch.save(document, sink))  # type: ignore[arg-type]
+    with naming(path), atomic_file(path) as temporary, temporary.open("wb") as file:
+        sink = _Sink(file)
+        torch.save(document, sink)  # type: ignore[arg-type]
+        sink.raise_failure()
+
+
+class _Sink:
+    """A file to write to that keeps its first failure to itself until asked.
+
+    Torch's writer of zip files answers a failed write with an error of its own that no longer says what failed; here
+    it runs to its end, and the disk's own error comes after.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self._failure is None:
+            try:
+                return self._file.write(data)
+            except OSError as error:
+                self._failure = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Does nothing: closing the file flushes it."""
+
+    def raise_failure(self) -> None:
+        """Raises the OSError of the first write that failed, if one did."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def load(path: Path) -> Snapshot:
@@ -124,4 +157,5 @@ def _snapshot_of(document: dict[str, Any]) -> Snapshot:
         raise TypeError("weights, velocities and generators: expected tensors")
     if values["epoch_sums"].shape != (4,) or min(values["epoch"], values["step"], values["global_step"]) < 0:
         raise ValueError("expected four sums and a position")
-    return Snapshot(**values | {"schedule": ScheduleState(**values["schedule"])})
+    is_best = document.get("is_best") is True  # checkpoints of earlier versions do not say
+    return Snapshot(**values | {"schedule": ScheduleState(**values["schedule"]), "is_best": is_best})

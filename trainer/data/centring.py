@@ -25,6 +25,10 @@ class Centring:
         self._means = {device: mean.to(device) for device in devices}
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
+    def mean_on(self, device: torch.device) -> Tensor:
+        """The mean image's centre, float32 [crop, crop, 3]."""
+        return self._means[device]
+
     def __call__(self, images: Tensor, shifts: Tensor | None = None, divisor: float = 1.0) -> Tensor:
         """``(pixel - mean + shift) / divisor``.
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.checkpoint.files import Appender, naming
+from commandline.files import Appender, naming
 
 
 class EventsFile:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from commandline import write_line
-from trainer.checkpoint.files import Appender, write_text_whole
+from commandline.files import Appender, write_whole
 from trainer.monitor.events import EventsFile
 
 METRICS_NAME = "metrics.jsonl"
@@ -90,7 +90,7 @@ class MetricsWriter:
             for entry in _read_entries(history or run_dir)
             if (entry.point.global_step <= global_step if entry.key[0] == "train" else entry.point.epoch < epoch)
         ]
-        write_text_whole(self._path, "".join(map(Entry.to_line, kept)))
+        write_whole(self._path, "".join(map(Entry.to_line, kept)))
         self._events: EventsFile | None = None
         if tensorboard:
             with self._optional_events():

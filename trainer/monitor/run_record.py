@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from commandline import one_line, write_line
+from commandline.files import write_whole
 from commandline.values import ValueType
 from loader_service.client import Description
-from trainer.checkpoint.files import write_text_whole
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.config import TrainConfig
 from trainer.ranks import Ranks
@@ -21,7 +21,9 @@ from trainer.ranks import Ranks
 RECORD_NAME = "run.json"
 
 
-def write_record(run_dir: Path, config: TrainConfig, plan: NetworkPlan, description: Description, ranks: Ranks) -> None:
+def write_record(
+    run_dir: Path, config: TrainConfig, plan: NetworkPlan, description: Description, *, precision: str, ranks: Ranks
+) -> None:
     """Writes the record; a resumed run writes it anew."""
     architecture = plan.architecture()
     document = {
@@ -46,11 +48,12 @@ def write_record(run_dir: Path, config: TrainConfig, plan: NetworkPlan, descript
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+            "precision": precision,
             "processes": ranks.world_size,
         },
         "recipe": dataclasses.asdict(config.resolved_recipe),
     }
-    write_text_whole(run_dir / RECORD_NAME, json.dumps(document, indent=1))
+    write_whole(run_dir / RECORD_NAME, json.dumps(document, indent=1))
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class TwoColumns(nn.Module):
                 values = exchange(values, self.devices)
             values = [run(stage, value) for run, value in zip(self._run, values, strict=True)]
             if stage.drops:
-                values = [self._dropout(place, value, rows) for place, value in enumerate(values)]
+                values = [self.drop_out(place, value, rows) for place, value in enumerate(values)]
         return exchange(values, self.devices[:1])[0]
 
     def generator_states(self) -> list[Tensor]:
@@ -111,7 +111,8 @@ class TwoColumns(nn.Module):
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state)
 
-    def _dropout(self, place: int, value: Tensor, rows: BatchSlice | None) -> Tensor:
+    def drop_out(self, place: int, value: Tensor, rows: BatchSlice | None) -> Tensor:
+        """Column ``place``'s features [N, units] with some dropped, from that column's generator."""
         keep = 1.0 - self.architecture.dropout
         if not self.training:
             return value * keep  # [P] 4.2: at test every unit, its output multiplied by 0.5

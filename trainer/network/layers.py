@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from trainer.network import fused, lrn
 from trainer.network.architecture import Architecture, Layer
-from trainer.network.lrn import cross_map_norm, within_map_norm
 from trainer.recipes.recipe import Init
 
 
@@ -35,13 +35,14 @@ class LayerModule(nn.Module):
             x = nn.functional.conv2d(x, self.weight, self.bias, layer.stride, layer.pad)
         else:
             x = nn.functional.linear(x.flatten(1), self.weight, self.bias)
+        norms = fused if fused.runs_on(x.device) else lrn
         for operation in layer.operations:
             if operation == "activation":
                 x = torch.tanh(x) if self.architecture.activation == "tanh" else torch.relu(x)
             elif operation == "lrn":
-                x = cross_map_norm(x, self.architecture.lrn)
+                x = norms.cross_map_norm(x, self.architecture.lrn)
             elif operation == "map_norm" and self.architecture.map_norm is not None:
-                x = within_map_norm(x, self.architecture.map_norm)
+                x = norms.within_map_norm(x, self.architecture.map_norm)
             elif operation == "pool":
                 x = nn.functional.max_pool2d(x, self.architecture.pooling.size, self.architecture.pooling.stride)
         return x

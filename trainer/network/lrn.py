@@ -17,16 +17,20 @@ SLAB_BYTES = 1 << 22
 the cache (measured from 256 KB to the whole batch: 1 to 4 MB is best for every shape of the network)."""
 
 
-def cross_map_norm(a: Tensor, norm: CrossMapNorm) -> Tensor:
+def cross_map_norm(a: Tensor, norm: CrossMapNorm, *, num_columns: int = 1, relu: bool = False) -> Tensor:
     """``a / (k + alpha * S) ^ beta``, S the sum of squares over ``num_maps`` adjacent maps ([P] 3.3).
 
-    ``a`` is float [N, maps, H, W] and holds the maps of ONE column: neighbours never reach across columns. The
-    window of map i is ``[i - num_maps // 2, i + num_maps // 2]``, cut at the first and last map. bfloat16 and
-    float16 are computed in float32, where a square cannot overflow.
+    ``a`` is float [N, maps, H, W] and holds the maps of ``num_columns`` columns side by side: neighbours never reach
+    across columns. The window of map i is ``[i - num_maps // 2, i + num_maps // 2]``, cut at its column's first and
+    last map. With ``relu``, ``a`` goes through a ReLU first. bfloat16 and float16 are computed in float32, where a
+    square cannot overflow.
     """
     if norm.num_maps % 2 != 1:
         raise ValueError(f"num_maps: expected an odd window, found {norm.num_maps}")
-    return _CrossMapNorm.apply(a, norm.k, norm.num_maps // 2, norm.alpha, norm.beta)  # type: ignore
+    constants = (norm.k, norm.num_maps // 2, norm.alpha, norm.beta)
+    columns = (torch.relu(a) if relu else a).chunk(num_columns, dim=1)
+    normed = [_CrossMapNorm.apply(column, *constants) for column in columns]  # type: ignore[no-untyped-call]
+    return normed[0] if num_columns == 1 else torch.cat(normed, dim=1)
 
 
 def within_map_norm(a: Tensor, norm: WithinMapNorm) -> Tensor:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from commandline import write_line
+from commandline.files import write_whole
 from trainer.checkpoint.background import Background
-from trainer.checkpoint.files import write_text_whole
 from trainer.monitor.metrics import read_points
 from trainer.report.charts import error_chart, loss_chart, stacked
 
@@ -34,7 +34,7 @@ class CurveWriter:
     def _draw(self) -> None:
         points = read_points(self._run_dir)
         try:
-            write_text_whole(self._path, stacked([loss_chart(*points), error_chart(*points)]))
+            write_whole(self._path, stacked([loss_chart(*points), error_chart(*points)]))
         except OSError as error:
             if not self._has_warned:
                 write_line(f"WARNING: {self._path}: {error.strerror}; the run goes on without its picture")

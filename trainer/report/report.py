@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from commandline import write_line
+from commandline.files import write_whole
 from loader_service.client import LoaderClient
-from trainer.checkpoint.files import write_text_whole
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.config import ReportConfig
 from trainer.devices import devices_of_rank
@@ -60,7 +60,7 @@ def run_report(config: ReportConfig) -> int:
     else:
         write_line("no --target: the report is written without images and without ten-crop errors")
     path = config.out or config.run_dir / REPORT_NAME
-    write_text_whole(path, page(config.run_dir, loaded, train, epochs, findings))
+    write_whole(path, page(config.run_dir, loaded, train, epochs, findings))
     print(path)
     return 0
 

@@ -1,9 +1,9 @@
 """The options of ``watch``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from commandline import check_options, option
+from commandline import check_options, option, required
 from loader_service.commands.connect import ConnectConfig
 from loader_service.wire.addresses import MAX_PORT, each_port, named
 
@@ -12,17 +12,12 @@ from loader_service.wire.addresses import MAX_PORT, each_port, named
 class WatchConfig(ConnectConfig):
     """Which run to follow, and where."""
 
-    run_dir: Path = field(metadata=option("the run's folder", positional=True))
-    port: int = field(
-        default=7007,
-        metadata=option("port of the page, on this machine alone; 0 takes a free one", least=0, most=MAX_PORT),
-    )
-    metrics: tuple[str, ...] = field(
-        default=(),
-        metadata=option(
-            "where the loaders serve their metrics; HOST:9000-9003 stands for four ports",
-            metavar="http://HOST:PORT/metrics[,...]",
-        ),
+    run_dir: Path = required("the run's folder", positional=True)
+    port: int = option(7007, "port of the page, on this machine alone; 0 takes a free one", least=0, most=MAX_PORT)
+    metrics: tuple[str, ...] = option(
+        (),
+        "where the loaders serve their metrics; HOST:9000-9003 stands for four ports",
+        metavar="http://HOST:PORT/metrics[,...]",
     )
 
     def __post_init__(self) -> None:
