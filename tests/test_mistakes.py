@@ -31,7 +31,6 @@ preprocess run --source IMAGES --out IMAGES/st | expected a folder outside --sou
 preprocess run --source IMAGES --out st --encoding jpg | --encoding: expected one of jpeg, yuv420, raw, found 'jpg'
 preprocess verify IMAGES                    | IMAGES: expected a store with manifest.json, found a folder without one
 preprocess info STORE --contact-sheet a.jpg | --contact-sheet: expected a file name that ends in .png, found 'a.jpg'
-preprocess info STORE --contact-sheet no/a.png | no: expected a folder, found none
 loader serve --store gone                   | gone: expected a store with manifest.json, found no such folder
 loader serve --store STORE --listen 7000    | --listen: expected HOST:PORT, found '7000'
 loader serve --store STORE --listen 0.0.0.0:7000 | --listen 0.0.0.0:7000: expected a loopback address, or --tls-cert
@@ -42,7 +41,6 @@ loader digest --target 127.0.0.1:1 --service-timeout-s 1 | UNAVAILABLE: cannot c
 loader digest --target http://127.0.0.1:7000 | --target: expected HOST:PORT, found 'http://127.0.0.1:7000'
 loader digest --target TARGET --tls-ca ca.crt --service-timeout-s 1 | the service speaks clear text: no --tls-ca
 loader digest --target TARGET --split test  | split: expected one of train, val, found 'test'
-loader preview --target TARGET --out no/a.png | no: expected a folder, found none
 trainer train                               | --target, --run-dir must be given
 trainer train --target TARGET --run-dir file | file: expected a folder, or nothing, found a file
 trainer train --target TARGET --run-dir RUN --batch-size 16 --crop 64 | RUN holds checkpoints: continue them with
