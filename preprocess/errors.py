@@ -17,6 +17,10 @@ class DamagedRecordError(StoreError):
     """A record or shard does not hold the bytes that were written; names the shard, and the key if known."""
 
 
+class StoreUnavailableError(StoreError):
+    """The system does not let the store be read now: descriptors, memory, permissions, a disk. It may be sound."""
+
+
 class ResumeError(PreprocessError):
     """The store was begun with another source or other parameters; says which."""
 

@@ -1,9 +1,11 @@
 """Small real stores for tests: the format's own writer, pictures drawn by seeded random numbers."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
+import lmdb
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
@@ -13,13 +15,14 @@ from preprocess.store import (
     Encoding,
     ImageSpec,
     Manifest,
+    ShardInfo,
     ShardWriter,
     SplitInfo,
     Statistics,
     write_manifest,
     write_statistics,
 )
-from preprocess.store.format import MANIFEST_NAME
+from preprocess.store.format import DIGESTS_KEY, MANIFEST_NAME
 
 
 def draw_image(seed: int, side: int) -> npt.NDArray[np.uint8]:
@@ -79,6 +82,30 @@ def relabel(path: Path, encoding: Encoding) -> None:
     """Makes a store's manifest say that its images are of another encoding than they are."""
     manifest = Manifest.from_json((path / MANIFEST_NAME).read_text(), str(path))
     write_manifest(path, replace(manifest, image=replace(manifest.image, encoding=encoding)))
+
+
+def without_digests(path: Path) -> Path:
+    """Makes a store what an earlier release would have written: shards that do not say which they are."""
+    manifest = Manifest.from_json((path / MANIFEST_NAME).read_text(), str(path))
+    splits = {
+        name: SplitInfo(shards=tuple(_without_digests(path, shard) for shard in split.shards))
+        for name, split in manifest.splits.items()
+    }
+    write_manifest(path, replace(manifest, splits=splits))
+    return path
+
+
+def _without_digests(path: Path, shard: ShardInfo) -> ShardInfo:
+    file, former = path / shard.file, path / "former.lmdb"
+    file.rename(former)
+    open_file = partial(lmdb.open, subdir=False, lock=False, lib_version=0)
+    with open_file(str(former), readonly=True) as old, open_file(str(file), map_size=2**28) as new:
+        with old.begin() as reading, new.begin(write=True) as writing:
+            for key, value in reading.cursor():
+                if key != DIGESTS_KEY:
+                    writing.put(key, value, append=True)
+    former.unlink()
+    return replace(shard, size_bytes=file.stat().st_size)
 
 
 def _statistics(pixels: npt.NDArray[np.uint8]) -> Statistics:

@@ -8,7 +8,7 @@ from typing import Literal
 from commandline import check_options, option, required
 from loader_service.client import StreamSpec, View
 from loader_service.commands.connect import TARGET, ConnectConfig
-from loader_service.wire.addresses import host_and_port, is_loopback, named
+from loader_service.wire.addresses import check_metrics_listen
 from trainer.network.architecture import Ablation, RemovableLayer, resolve
 from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
 from trainer.recipes.recipe import Activation, Init
@@ -138,13 +138,7 @@ class TrainConfig(NetworkConfig):
         self.require_target()
         self.check_network()
         if self.metrics_listen is not None:
-            with named("--metrics-listen"):
-                host_and_port(self.metrics_listen, lowest_port=0)
-            if not is_loopback(self.metrics_listen) and not self.metrics_insecure:
-                raise ValueError(
-                    f"--metrics-listen {self.metrics_listen}: expected a loopback address, or --metrics-insecure to "
-                    "show metrics to whoever can connect"
-                )
+            check_metrics_listen(self.metrics_listen, is_insecure=self.metrics_insecure)
         if list(self.lr_drops) != sorted(set(self.lr_drops)):
             raise ValueError(f"--lr-drops: expected rising epochs, found {','.join(map(str, self.lr_drops))}")
         end_epoch = self.resolved_recipe.schedule.end_epoch

@@ -20,26 +20,18 @@ class Assembly:
         self._filled = 0
 
     def room_for(self, part: PartHeader) -> memoryview:
-        """Where the part's pixels belong, as bytes.
-
-        Raises ValueError for a part out of turn, or unlike the others, and TypeError when ``allocate`` made an array
-        that is not what it was asked for.
-        """
-        self._expect_next(part)
+        """Where the pixels of the next part belong, as bytes. Raises TypeError when ``allocate`` made an array that is
+        not what it was asked for."""
         if part.offset == 0:
             shape = _shape_of(part)
             images = self._allocate(shape, part.dtype)
             _expect_array(images, shape, np.dtype(part.dtype))
             self._begin(images)
         room = self._images[part.offset : part.offset + part.shape[0]]
-        if room.nbytes != part.num_pixel_bytes:
-            raise ValueError(f"expected {room.nbytes} bytes of pixels, found {part.num_pixel_bytes}")
         return room.reshape(-1).view(np.uint8).data
 
     def adopt(self, part: PartHeader, pixels: npt.NDArray[np.uint8]) -> Batch:
-        """The batch of a part that is all of a step, and whose pixels stay where they are. Raises ValueError for a part
-        out of turn."""
-        self._expect_next(part)
+        """The batch of a part that is all of a step, and whose pixels stay where they are."""
         self._begin(pixels.view(part.dtype).reshape(_shape_of(part)))
         batch = self.add(part)
         assert batch is not None
@@ -64,7 +56,8 @@ class Assembly:
             colour_shifts=self._shifts,
         )
 
-    def _expect_next(self, part: PartHeader) -> None:
+    def expect(self, part: PartHeader) -> None:
+        """Raises ValueError unless ``part`` is the next."""
         if part.offset != self._filled:
             raise ValueError(f"expected the part at {self._filled}, found the one at {part.offset}")
 

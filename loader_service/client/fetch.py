@@ -6,6 +6,7 @@ from typing import Self
 import numpy as np
 
 from loader_service.client.assembly import Allocate, Assembly
+from loader_service.client.expected import Expected
 from loader_service.client.grpcio import GrpcioCall
 from loader_service.client.http2.calls import StreamCall
 from loader_service.client.http2.message import IncomingMessage
@@ -13,7 +14,7 @@ from loader_service.client.options import Transport
 from loader_service.client.replica import Connection, expect_same_stream
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
 from loader_service.wire.codec import PartHeader, unpack_header
-from loader_service.wire.errors import InvalidRequestError, ServiceUnavailableError
+from loader_service.wire.errors import InvalidRequestError, MismatchError, ServiceUnavailableError
 from loader_service.wire.translate import range_to_request
 from loader_service.wire.types import Batch, Description, StreamSpec
 
@@ -56,10 +57,11 @@ class Fetcher:
 
         Raises ServiceUnavailableError when the token's file cannot be read."""
         request = range_to_request(self._spec.steps(first_step, last_step, epoch=epoch), self._description)
+        expected = Expected.of(self._spec, self._description, epoch=epoch, first_step=first_step, last_step=last_step)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(
             call,
-            range(first_step, last_step),
+            expected,
             Assembly(self._allocate),
             self.session,
             self._connection.target,
@@ -89,14 +91,15 @@ class Fetcher:
 class Fetch(Iterator[Batch]):
     """The batches of one request, in order, and for how long nothing has come.
 
-    Iterating starts the call. It raises grpc.RpcError when that fails, ServiceUnavailableError for an answer that is
-    not sound, and TypeError when ``allocate`` made another array than it was asked for.
+    Iterating starts the call. It raises grpc.RpcError when that fails, MismatchError for what cannot be an answer to
+    the request, ServiceUnavailableError when shared memory is lost or does not hold what was said, and TypeError when
+    ``allocate`` made another array than it was asked for.
     """
 
     def __init__(
         self,
         call: StreamCall | GrpcioCall,
-        steps: range,
+        expected: Expected,
         assembly: Assembly,
         session: SharedMemorySession | None,
         target: str,
@@ -105,7 +108,8 @@ class Fetch(Iterator[Batch]):
     ) -> None:
         self._call, self._assembly, self._session, self._target = call, assembly, session, target
         self._copies = copy
-        self._steps = iter(steps)
+        self._expected = expected
+        self._steps = iter(range(expected.steps.first_step, expected.steps.last_step))
         self._num_before = self._num_seen = 0
         self.num_batches = 0
         """Whole ones that have come."""
@@ -124,10 +128,8 @@ class Fetch(Iterator[Batch]):
             if message is None and step is None:
                 raise StopIteration
             if message is None or step is None:
-                raise ServiceUnavailableError(f"{self._target}: sent fewer or more steps than were asked for")
-            batch = self._take(message)
-        if batch.step != step:
-            raise ServiceUnavailableError(f"{self._target}: sent step {batch.step} out of turn")
+                raise MismatchError(f"{self._target}: sent fewer or more steps than were asked for")
+            batch = self._take(message, step)
         self.num_batches += 1
         self._num_before = self._call.num_received
         return batch
@@ -149,10 +151,10 @@ class Fetch(Iterator[Batch]):
         """Breaks the call off, from any thread."""
         self._call.cancel()
 
-    def _take(self, message: IncomingMessage) -> Batch | None:
-        """Puts a message's images into their batch; the batch, when that completes it."""
+    def _take(self, message: IncomingMessage, step: int) -> Batch | None:
+        """Puts a message's images into the batch of ``step``; the batch, when that completes it."""
+        part = self._header_of(message, step)
         try:
-            part = _header_of(message)
             self.num_messages += 1
             self.num_slots += bool(part.slot)
             if self._session is not None and not self._copies and part.is_whole_step:
@@ -162,21 +164,27 @@ class Fetch(Iterator[Batch]):
             pixels = self._assembly.room_for(part)
             if not part.slot:
                 message.read_into(pixels, part.pixels_at)
-            elif self._session is not None:
+            else:
+                assert self._session is not None
                 shared = self._session.pixels(part.slot, part.generation, len(pixels))
                 # NumPy's copy, unlike a memoryview's, is made without the interpreter's lock.
                 np.copyto(np.frombuffer(pixels, np.uint8), np.frombuffer(shared, np.uint8))
                 self._session.release(part.slot, part.generation)
-            else:
-                raise ValueError("expected pixels in the message, found a slot of shared memory")
             return self._assembly.add(part)
-        except ValueError as error:
-            raise ServiceUnavailableError(f"{self._target}: sent a malformed batch: {error}") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ServiceUnavailableError(f"{self._target}: lost its shared memory: {error}") from None
 
-
-def _header_of(message: IncomingMessage) -> PartHeader:
-    while (header := unpack_header(message.head, message.size)) is None:
-        message.read_more()
-    return header
+    def _header_of(self, message: IncomingMessage, step: int) -> PartHeader:
+        """All of a part of ``step`` but its pixels. Raises MismatchError for what cannot be one."""
+        try:
+            while (header := unpack_header(message.head, message.size)) is None:
+                if len(message.head) > self._expected.most_header_bytes:
+                    raise ValueError(f"expected pixels after {self._expected.most_header_bytes} bytes, found none")
+                message.read_more()
+            self._expected.check(header, step)
+            if header.slot and self._session is None:
+                raise ValueError("expected pixels in the message, found a slot of shared memory")
+            self._assembly.expect(header)
+        except ValueError as error:
+            raise MismatchError(f"{self._target}: sent what cannot be: {error}") from None
+        return header

@@ -9,12 +9,12 @@ from typing import Any
 
 import grpc
 
-from loader_service.client.http2.message import IncomingMessage
+from loader_service.client.http2.message import MAX_MESSAGE_BYTES, IncomingMessage
 from loader_service.client.security import Security
 from loader_service.wire.errors import InvalidRequestError
 
 _OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # Notice a dead peer within 15 s also while it owes nothing; the server permits this.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -1,5 +1,6 @@
 """One replica as a client sees it: its address, connections to it, and gRPC's errors as ours."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from loader_service.wire.translate import description_from_response
 from loader_service.wire.types import Description, View
 
 _SERVICE = "/loader_service.v1.LoaderService/"
+_HINT = re.compile("[0-9]{1,9}")
+"""Milliseconds, as ``retry-after-ms`` has them."""
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 
 
@@ -42,7 +45,8 @@ class Replica:
     """Whether all calls go through grpcio's channel."""
 
     def connect(self) -> "Connection":
-        """A new connection, made when it is first used; the caller closes it."""
+        """A new connection, made when it is first used; the caller closes it. Raises AccessError when others could
+        read the token on its way."""
         return Connection(self)
 
 
@@ -56,6 +60,7 @@ class Connection:
     def __init__(self, replica: Replica) -> None:
         self.target = replica.target
         security = self._security = replica.security
+        security.check_reach(self.target)
         self._client_id = replica.client_id
         name = security.tls_server_name or replica.server_name
         self._calls: StreamConnection | GrpcioConnection
@@ -83,7 +88,13 @@ class Connection:
         """Where images came from. Raises a LoaderError."""
         request = pb.NamesRequest(fingerprint=fingerprint, split=split, indices=indices)
         answer = self._ask(_SERVICE + "Names", request.SerializeToString(), timeout_s)
-        return tuple(name.decode(errors="backslashreplace") for name in pb.NamesResponse.FromString(answer).names)
+        try:
+            names = pb.NamesResponse.FromString(answer).names
+        except DecodeError as error:
+            raise ServiceUnavailableError(f"{self.target}: expected names, found another answer: {error}") from None
+        if len(names) != len(request.indices):
+            raise ServiceUnavailableError(f"{self.target}: expected {len(request.indices)} names, found {len(names)}")
+        return tuple(name.decode(errors="backslashreplace") for name in names)
 
     def check_health(self, timeout_s: float) -> None:
         """Returns if the replica reports SERVING (grpc.health.v1). Raises a LoaderError otherwise."""
@@ -109,7 +120,7 @@ class Connection:
         if isinstance(translated, OverloadedError):
             trailers: Any = error.trailing_metadata() or ()
             hint = str(dict(trailers).get("retry-after-ms", ""))
-            translated.retry_after_s = int(hint) / 1000 if hint.isdigit() else 0.0
+            translated.retry_after_s = int(hint) / 1000 if _HINT.fullmatch(hint) else 0.0
         return translated
 
     def cancel(self) -> None:

@@ -4,7 +4,9 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from loader_service.wire.addresses import check_guarded
 from loader_service.wire.credentials import load_authority, load_certificate, read_token
+from loader_service.wire.errors import AccessError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,8 @@ class Security:
     """Name to expect in the servers' certificates instead of the target's host."""
     token_file: Path | None = None
     """File whose first line is sent as the bearer token; read again for each stream, so it can be renewed."""
+    insecure: bool = False
+    """Whether the token may go in clear text to an address that is not loopback."""
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -32,6 +36,18 @@ class Security:
         """Raises AccessError, naming the file, when one of them cannot be read or does not hold what it should."""
         self.bearer_token()
         self.tls_context()
+
+    def check_reach(self, target: str) -> None:
+        """Raises AccessError when the token would go to ``target`` for others to read."""
+        try:
+            check_guarded(
+                "target",
+                target,
+                is_guarded=self.token_file is None or self.tls_ca is not None or self.insecure,
+                guards="TLS (--tls-ca), or --insecure to send the token in clear text",
+            )
+        except ValueError as error:
+            raise AccessError(str(error)) from None
 
     def bearer_token(self) -> str | None:
         """The token in the file as it is now; None without a file. Raises AccessError."""

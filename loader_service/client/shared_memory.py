@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from loader_service.wire.shared_memory import GENERATION, HELLO, RELEASE, SLOT_HEADER_BYTES
+from loader_service.wire.shared_memory import GENERATION, HELLO, RELEASE, SLOT_HEADER_BYTES, peer_uid, seal
 
 _TIMEOUT_S = 2.0
 _NUM_KEPT = 3
@@ -34,15 +34,18 @@ class SharedMemorySession:
         self._socket.settimeout(_TIMEOUT_S)
         try:
             self._socket.connect("\0" + name)
+            if (uid := peer_uid(self._socket)) not in (os.getuid(), 0):
+                raise PermissionError(f"expected a service of this user, found one of the user {uid}")
             hello, descriptors, _, _ = socket.recv_fds(self._socket, HELLO.size, 1)
-            if len(hello) != HELLO.size or len(descriptors) != 1:
-                raise ConnectionError("the service sent no memory")
-            token, self._num_slots, self._slot_bytes = HELLO.unpack(hello)
-            self._stride = SLOT_HEADER_BYTES + self._slot_bytes
             try:
-                self._memory = mmap.mmap(descriptors[0], self._num_slots * self._stride, prot=mmap.PROT_READ)
+                if len(hello) != HELLO.size or not descriptors:
+                    raise ConnectionError("the service sent no memory")
+                token, self._num_slots, self._slot_bytes = HELLO.unpack(hello)
+                self._stride = SLOT_HEADER_BYTES + self._slot_bytes
+                self._memory = _map(descriptors[0], self._num_slots * self._stride)
             finally:
-                os.close(descriptors[0])
+                for descriptor in descriptors:
+                    os.close(descriptor)
         except (OSError, ValueError) as error:
             self._socket.close()
             raise SharedMemoryUnavailableError(str(error)) from None
@@ -93,3 +96,12 @@ class SharedMemorySession:
         self._view.release()
         with suppress(BufferError):
             self._memory.close()
+
+
+def _map(descriptor: int, size_bytes: int) -> mmap.mmap:
+    """Maps memory whose size nobody can change any more. Raises OSError or ValueError."""
+    seal(descriptor)
+    found = os.fstat(descriptor).st_size
+    if found != size_bytes:
+        raise ValueError(f"expected {size_bytes:,} bytes of shared memory, found {found:,}")
+    return mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ)

@@ -10,7 +10,14 @@ from loader_service.client import ClientOptions, Limits, StreamSpec, View
 from loader_service.client.machine import Processors
 from loader_service.commands.connect import TARGET, ConnectConfig
 from loader_service.commands.sizing import num_processes, num_threads
-from loader_service.wire.addresses import MAX_PORT, check_listen, host_and_port, is_loopback, named
+from loader_service.wire.addresses import (
+    MAX_PORT,
+    check_guarded,
+    check_listen,
+    check_metrics_listen,
+    host_and_port,
+    named,
+)
 from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE
 
 _MAX_COUNT = 2**31 - 1
@@ -25,6 +32,7 @@ class ServeConfig:
     """Options of ``serve``."""
 
     store: Path = required("the store to serve, as preprocess wrote it")
+    verify: bool = option(False, "first read all of the store, and compare its content with its digests")
     listen: str = option(
         "127.0.0.1:7000", "address to listen on; port 0 takes a free one and prints it", metavar="HOST:PORT|unix:PATH"
     )
@@ -97,21 +105,15 @@ class ServeConfig:
         check_options(self)
         with named("--listen"):
             check_listen(self.listen)
-        if not is_loopback(self.listen) and self.tls_cert is None and not self.insecure:
-            raise ValueError(
-                f"--listen {self.listen}: expected a loopback address, or --tls-cert and --tls-key, "
-                "or --insecure to serve in clear text to whoever can connect"
-            )
+        has_tls = self.tls_cert is not None
+        check_guarded(
+            "--listen",
+            self.listen,
+            is_guarded=has_tls or self.insecure,
+            guards="--tls-cert and --tls-key, or --insecure to serve in clear text to whoever can connect",
+        )
         if self.metrics_listen is not None:
-            if self.metrics_listen.startswith("unix:"):
-                raise ValueError(f"--metrics-listen: expected HOST:PORT, found {self.metrics_listen!r}")
-            with named("--metrics-listen"):
-                check_listen(self.metrics_listen)
-            if not is_loopback(self.metrics_listen) and self.tls_cert is None and not self.metrics_insecure:
-                raise ValueError(
-                    f"--metrics-listen {self.metrics_listen}: expected a loopback address, or --tls-cert and "
-                    "--tls-key, or --metrics-insecure to show metrics to whoever can connect"
-                )
+            check_metrics_listen(self.metrics_listen, is_insecure=self.metrics_insecure, has_tls=has_tls)
         self._check_ports()
 
     def _check_ports(self) -> None:

@@ -40,6 +40,7 @@ class ConnectConfig:
     tls_key: Path | None = option(None, "PEM file of this client's private key")
     tls_server_name: str | None = option(None, "name to expect in the loaders' certificates", metavar="NAME")
     token_file: Path | None = option(None, "file with the bearer token on its first line")
+    insecure: bool = option(False, "send the token in clear text to loaders on other machines: anyone can read it")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -58,6 +59,7 @@ class ConnectConfig:
             tls_key=self.tls_key,
             tls_server_name=self.tls_server_name,
             token_file=self.token_file,
+            insecure=self.insecure,
         )
         return ClientOptions(
             unavailable_timeout_s=self.service_timeout_s,

@@ -3,13 +3,15 @@
 import logging
 import resource
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import grpc
 
+from commandline import Progress
 from commandline.logs import configure_logs
+from commandline.metrics_port import MetricsPort
 from commandline.program import EXIT_INTERRUPTED
 from commandline.stopping import StopRequests
 from loader_service.client import InvalidRequestError, LoaderError, ServiceUnavailableError
@@ -46,12 +48,14 @@ def serve(config: ServeConfig) -> int:
     decided = summary(found, processes, threads)
     if processes == 1:
         return _serve_one(config, lambda: log.info("%s", decided))
-    # What is wrong for all is said once, here.
-    with Store(config.store):
+    # What is wrong for all is said once, here; and a process that is started again serves the store that this one saw.
+    config = replace(config, store=config.store.resolve())
+    with _opened(config):
         _credentials(config)
     if config.token_file is not None:
         TokenFile(config.token_file)
     log.info("%s", decided)
+    config = replace(config, verify=False)
     configs = [_nth(config, number) for number in range(processes)]
     return supervise(configs, _serve_one, config.drain_s, user_errors=(LoaderError, StoreError, OSError))
 
@@ -63,8 +67,8 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
     metrics = Metrics()
     tokens = TokenFile(config.token_file) if config.token_file else None
     with (
+        _opened(config) as store,
         StopRequests() as stop,
-        Store(config.store) as store,
         Pipeline(
             store,
             num_threads=_numbers(config)[1],
@@ -113,6 +117,19 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
     return 0
 
 
+@contextmanager
+def _opened(config: ServeConfig) -> Iterator[Store]:
+    """The store, with all of its shards open, and read from end to end if that is wanted. Raises StoreError."""
+    with Store(config.store) as store:
+        store.open_shards()
+        if config.verify:
+            num_images = sum(split.num_images for split in store.manifest.splits.values())
+            with Progress("verify", num_images, "images") as progress:
+                store.check_content(progress.advance)
+            log.info("every image is as it was written")
+        yield store
+
+
 def _serve_metrics(metrics: Metrics, config: ServeConfig) -> str | None:
     """The address that metrics are served at, if they are wanted."""
     address = config.metrics_listen
@@ -120,7 +137,7 @@ def _serve_metrics(metrics: Metrics, config: ServeConfig) -> str | None:
         return None
     host, port = host_and_port(address, lowest_port=0)
     try:
-        port = metrics.serve(host, port, cert=config.tls_cert, key=config.tls_key)
+        port = MetricsPort(host, port, metrics.registry, _tls_context(config)).port
     except OSError as error:
         raise ServiceUnavailableError(f"--metrics-listen {address}: cannot listen there: {error.strerror}") from None
     return f"{'https' if config.tls_cert else 'http'}://{address.rpartition(':')[0]}:{port}/metrics"
@@ -146,12 +163,22 @@ def _shifted(address: str, number: int) -> str:
     return f"{host}:{int(port) + number if int(port) else 0}"
 
 
-def _credentials(config: ServeConfig) -> grpc.ServerCredentials | None:
-    """What the server shows and whom it trusts. Raises AccessError, naming the file, where gRPC would say nothing."""
+def _tls_context(config: ServeConfig) -> ssl.SSLContext | None:
+    """What the server shows, to whoever asks. Raises AccessError, naming the file."""
     if config.tls_cert is None or config.tls_key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_certificate(context, config.tls_cert, config.tls_key)
+    return context
+
+
+def _credentials(config: ServeConfig) -> grpc.ServerCredentials | None:
+    """What the server shows and whom it trusts. Raises AccessError, naming the file, where gRPC would say nothing."""
+    context = _tls_context(config)
+    if context is None:
+        return None
+    assert config.tls_cert is not None
+    assert config.tls_key is not None
     if config.tls_client_ca is not None:
         load_authority(context, config.tls_client_ca)
     client_ca = config.tls_client_ca.read_bytes() if config.tls_client_ca else None

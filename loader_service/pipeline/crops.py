@@ -9,8 +9,9 @@ from loader_service.pipeline.decode import Decoder, UInt8, copy_crop, mirror
 from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.plan import Job
 from loader_service.pipeline.resized_crop import resize
+from loader_service.pipeline.store_errors import as_loader_error
 from loader_service.wire.errors import DataLossError
-from preprocess.errors import DamagedRecordError
+from preprocess.errors import StoreError
 from preprocess.store import Store
 
 
@@ -25,7 +26,8 @@ class CropMaker:
     def fill(self, job: Job, crops: UInt8, labels: npt.NDArray[np.int64]) -> None:
         """Decodes and crops a job's images into ``crops`` [N, num_crops, H, W, 3], and their labels into ``labels``.
 
-        Raises DataLossError, naming shard and key, when a stored record is damaged.
+        Raises DataLossError, naming shard and key, when a stored record is damaged, and ServiceUnavailableError when
+        the system cannot read it now.
         """
         spec = job.range.spec
         for i, index in enumerate(job.indices.tolist()):
@@ -65,8 +67,8 @@ class CropMaker:
         reader = self._store.split(split)
         try:
             label, record = reader.read(index)
-        except DamagedRecordError as error:
-            raise DataLossError(str(error)) from None
+        except StoreError as error:
+            raise as_loader_error(error) from None
         try:
             if not self._cache.has_room(self._store.manifest.image.raw_size_bytes):
                 return label, decoder.decode_window(record, top, left, height, width)

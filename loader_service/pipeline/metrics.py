@@ -1,9 +1,8 @@
-"""What the service counts, for Prometheus, and the port it is read from."""
+"""What the service counts, for Prometheus."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -86,17 +85,6 @@ class Metrics:
         """Reads the number of shared messages when asked."""
         text = "Messages made for one client and sent to another too."
         self.registry.register(_CountElsewhere("alexnet_loader_shared_messages", text, count))
-
-    def serve(self, host: str, port: int, *, cert: Path | None = None, key: Path | None = None) -> int:
-        """Serves ``/metrics`` on a thread of its own until the process ends; returns the port."""
-        server, _ = start_http_server(
-            port,
-            host,
-            self.registry,
-            certfile=str(cert) if cert else None,
-            keyfile=str(key) if key else None,
-        )
-        return int(server.server_port)
 
 
 class _CountElsewhere(Collector):

@@ -109,7 +109,8 @@ class Pipeline:
         left. With ``slots``, pixels go into shared memory where they fit.
 
         Raises DataLossError, naming shard and key, when a stored record is damaged, and ServiceUnavailableError when
-        the session of ``slots`` ends: a stream that comes to its own end was complete.
+        the system cannot read one now or the session of ``slots`` ends: a stream that comes to its own end was
+        complete.
         """
         if slots is not None and slots.slot_bytes < self._planner.images_per_message(steps) * steps.image_bytes:
             slots = None

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.plan import Job
-from preprocess.errors import DamagedRecordError
+from preprocess.errors import StoreError
 from preprocess.store import Store
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class ReadAhead:
                 continue
             split = job.range.spec.split
             wanted = [index for index in job.indices.tolist() if not self._cache.has(split, index)]
-            with suppress(DamagedRecordError, OSError):  # whoever reads the record says so
+            with suppress(StoreError, OSError):  # whoever reads the record says so
                 size_bytes = self._store.split(split).will_need(wanted)
                 with self._lock:
                     self.num_bytes += size_bytes

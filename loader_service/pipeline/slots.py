@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loader_service.wire.shared_memory import GENERATION, SLOT_HEADER_BYTES
+from loader_service.wire.shared_memory import GENERATION, SLOT_HEADER_BYTES, seal
 
 _POLL_S = 0.5
 
@@ -36,6 +36,7 @@ class SlotPool:
         self._descriptor = os.memfd_create("alexnet-loader", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self._descriptor, num_slots * self._stride)
+            seal(self._descriptor)
             self._memory = np.frombuffer(mmap.mmap(self._descriptor, num_slots * self._stride), np.uint8)
         except OSError:
             os.close(self._descriptor)

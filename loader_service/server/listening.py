@@ -1,10 +1,26 @@
-"""Whether an address can be listened on, found out before gRPC tries."""
+"""Whether an address can be listened on, found out before gRPC tries, and by how many at once."""
 
 import errno
+import os
+import resource
 import socket
 from contextlib import suppress
 
 from loader_service.wire.errors import ServiceUnavailableError
+
+_MOST_CONNECTIONS = 4096
+_OTHER_FILES = 64
+"""Descriptors that are left to all else: metrics, logs, names that are looked up, files that are read again."""
+
+
+def most_connections(max_sessions: int) -> int:
+    """Connections that a server may have, whoever makes them: as many as leave descriptors to ``max_sessions`` sessions
+    of shared memory, two each, and to the rest of the process, whose files are open already."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    room = limit - len(os.listdir("/dev/fd")) - 2 * max_sessions - _OTHER_FILES
+    return max(min(room, _MOST_CONNECTIONS), 1)
 
 
 def check_address(address: str) -> None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.pipeline.resized_crop import resize_digest
+from loader_service.pipeline.store_errors import as_loader_error
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.errors import DataLossError, InvalidRequestError, MismatchError
 from loader_service.wire.translate import COLOUR_SCALES, PIXEL_FORMATS, VIEWS, range_from_request
 from loader_service.wire.types import Description, Limits, StepRange
-from preprocess.errors import DamagedRecordError
+from preprocess.errors import StoreError
 
 
 def describe(pipeline: Pipeline, limits: Limits, shared_memory_socket: str = "") -> Description:
@@ -83,7 +84,9 @@ def names(request: pb.NamesRequest, pipeline: Pipeline, limits: Limits) -> list[
             if shard not in lists:
                 lists[shard] = reader.names(shard)
             found.append(lists[shard][position])
-        except (DamagedRecordError, IndexError) as error:
+        except StoreError as error:
+            raise as_loader_error(error) from None
+        except IndexError as error:
             raise DataLossError(str(error)) from None
     return found
 

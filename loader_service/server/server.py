@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Self
 import grpc
 from prometheus_client import Counter
 
+from commandline import one_line
 from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import OutgoingMessage
 from loader_service.pipeline.pipeline import Pipeline
@@ -17,7 +18,7 @@ from loader_service.pipeline.slots import SlotPool
 from loader_service.server.admission import Admission, RequestReader, host_of, refuse
 from loader_service.server.health import SERVICE as HEALTH_SERVICE
 from loader_service.server.health import Health
-from loader_service.server.listening import check_address
+from loader_service.server.listening import check_address, most_connections
 from loader_service.server.reflection import MAX_THREADS as REFLECTION_THREADS
 from loader_service.server.reflection import reflection_handlers
 from loader_service.server.requests import describe, names, step_range
@@ -29,7 +30,7 @@ from loader_service.wire.errors import (
     OverloadedError,
     ServiceUnavailableError,
 )
-from loader_service.wire.status import STATUS_OF_ERROR
+from loader_service.wire.status import SYSTEM_ERRORS, status_of
 from loader_service.wire.translate import description_to_response
 from loader_service.wire.types import Limits
 
@@ -47,6 +48,10 @@ _CANCEL_S = 1.0
 """For calls that were cancelled to end. One whose client reads nothing ends only when TCP gives the client up."""
 _KEEPALIVE_INTERVAL_S, _KEEPALIVE_TIMEOUT_S = 60, 20
 """How often a client from which nothing comes is asked whether it is there, and how long it has to say so."""
+_HANDSHAKE_TIMEOUT_S = 10
+"""For a connection's TLS and HTTP/2 to begin."""
+_IDLE_TIMEOUT_S = 120
+"""A connection without calls is ended after this: clients make another."""
 
 
 class LoaderServer:
@@ -99,6 +104,9 @@ class LoaderServer:
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),
             ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),  # of the two, this one counts
             ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.max_allowed_incoming_connections", most_connections(limits.max_streams)),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_S * 1000),
+            ("grpc.max_connection_idle_ms", _IDLE_TIMEOUT_S * 1000),
         ]
         if max_connection_age_s is not None:
             # No grace: calls under way are finished, the client's next ones come over a new connection.
@@ -190,7 +198,7 @@ class LoaderServer:
         request = self._reader.read(pb.NamesRequest, requests, context)
         try:
             return pb.NamesResponse(names=names(request, self._pipeline, self._limits))
-        except LoaderError as error:
+        except (LoaderError, *SYSTEM_ERRORS) as error:
             self._refuse(error, context)
 
     def _describe(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.DescribeResponse:
@@ -216,16 +224,16 @@ class LoaderServer:
                         messages, self._metrics.images.labels(steps.spec.split, steps.spec.view), context
                     )
             log.debug("served %d steps", steps.last_step - steps.first_step, extra={"client": client})
-        except LoaderError as error:
+        except (LoaderError, *SYSTEM_ERRORS) as error:
             self._refuse(error, context)
 
-    def _refuse(self, error: LoaderError, context: grpc.ServicerContext) -> NoReturn:
+    def _refuse(self, error: Exception, context: grpc.ServicerContext) -> NoReturn:
         """Ends a call with the status that ``error`` stands for."""
-        code = STATUS_OF_ERROR.get(type(error), grpc.StatusCode.UNKNOWN)
+        code = status_of(error)
         self._metrics.errors.labels(code.name).inc()
         if isinstance(error, OverloadedError):
             context.set_trailing_metadata((("retry-after-ms", str(_RETRY_AFTER_MS)),))
-        refuse(context, code, str(error))
+        refuse(context, code, one_line(error))
 
     def _slots(self, metadata: dict[str, str | bytes]) -> SlotPool | None:
         """The slots of the session that a request names. None, and so pixels in the messages, for one that is not known

@@ -13,12 +13,11 @@ import os
 import secrets
 import selectors
 import socket
-import struct
 import threading
 import time
 
 from loader_service.pipeline.slots import SlotPool
-from loader_service.wire.shared_memory import HELLO, RELEASE
+from loader_service.wire.shared_memory import HELLO, RELEASE, peer_uid
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +98,7 @@ class SharedMemoryServer:
             self._selector.unregister(self._listener)
             self._accepts_at = time.monotonic() + _ACCEPT_PAUSE_S
             return
-        uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-        if uid not in (os.getuid(), 0) or len(self._sessions) >= self._max_sessions:
+        if peer_uid(connection) not in (os.getuid(), 0) or len(self._sessions) >= self._max_sessions:
             connection.close()
             return
         try:

@@ -75,6 +75,22 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def check_guarded(name: str, address: str, *, is_guarded: bool, guards: str) -> None:
+    """Raises ValueError, saying which ``guards`` there are, for an address without one that others can reach."""
+    if not is_guarded and not is_loopback(address):
+        raise ValueError(f"{name} {address}: expected a loopback address, or {guards}")
+
+
+def check_metrics_listen(address: str, *, is_insecure: bool, has_tls: bool | None = None) -> None:
+    """Raises ValueError unless metrics can be served there: ``HOST:PORT``, of which others may know if ``is_insecure``.
+    ``has_tls`` is None where there is no TLS to be had."""
+    with named("--metrics-listen"):
+        host_and_port(address, lowest_port=0)
+    tls = "" if has_tls is None else "--tls-cert and --tls-key, or "
+    guards = f"{tls}--metrics-insecure to show metrics to whoever can connect"
+    check_guarded("--metrics-listen", address, is_guarded=bool(has_tls) or is_insecure, guards=guards)
+
+
 @contextmanager
 def named(option: str) -> Iterator[None]:
     """Prefixes ValueErrors raised inside with the name of the option that holds the address."""

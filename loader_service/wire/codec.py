@@ -171,6 +171,9 @@ def unpack_header(head: memoryview, size: int) -> PartHeader | None:
     if scalar["pixel_format"] >= len(_DTYPES):
         raise ValueError(f"expected a known pixel format, found {scalar['pixel_format']}")
     num_images = scalar["num_images"]
+    for name, payload, size_each in (("labels", labels, 8), ("indices", indices, 8), ("colour_shifts", shifts, 12)):
+        if len(payload) != num_images * size_each:
+            raise ValueError(f"{name}: expected {num_images * size_each} bytes, found {len(payload)}")
     header = PartHeader(
         epoch=scalar["epoch"],
         step=scalar["step"],
@@ -178,8 +181,8 @@ def unpack_header(head: memoryview, size: int) -> PartHeader | None:
         slice_size=scalar["slice_size"],
         shape=(num_images, scalar["num_crops"], scalar["height"], scalar["width"], 3),
         dtype=_DTYPES_LITTLE[scalar["pixel_format"]],
-        labels=np.frombuffer(labels, "<i8").reshape(num_images),
-        indices=np.frombuffer(indices, "<i8").reshape(num_images),
+        labels=np.frombuffer(labels, "<i8"),
+        indices=np.frombuffer(indices, "<i8"),
         colour_shifts=np.frombuffer(shifts, "<f4").reshape(num_images, 3),
         slot=scalar["slot"],
         generation=scalar["generation"],

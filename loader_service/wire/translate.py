@@ -117,8 +117,10 @@ def description_to_response(description: Description) -> pb.DescribeResponse:
 
 
 def description_from_response(response: pb.DescribeResponse) -> Description:
-    """What a replica says that it serves. Raises ValueError when its arrays are not of the size that it names."""
+    """What a replica says that it serves. Raises ValueError when that cannot be."""
     side = response.image_side
+    if len(response.mean_image) != side * side * 3 * 4 or len(response.eigenvectors) != 9:
+        raise ValueError(f"expected a mean image of {side}x{side} pixels and three axes of colours, found others")
     return Description(
         fingerprint=response.fingerprint,
         pipeline_version=response.pipeline_version,

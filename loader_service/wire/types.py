@@ -92,10 +92,14 @@ class StreamSpec:
             slice_end=end,
         )
 
+    def cropped(self, image_side: int) -> "StreamSpec":
+        """The stream with the size that its crops have, from a store of images of that side."""
+        crop_size = image_side if self.view == "full" else self.crop_size or image_side * 7 // 8
+        return replace(self, crop_size=crop_size)
+
     def step_bytes(self, image_side: int) -> int:
         """Bytes of the images of one step of this client's share, from a store of images of that side."""
-        crop_size = image_side if self.view == "full" else self.crop_size or image_side * 7 // 8
-        return replace(self, crop_size=crop_size).steps(0, 1, epoch=0).slice_bytes
+        return self.cropped(image_side).steps(0, 1, epoch=0).slice_bytes
 
     @property
     def slice(self) -> tuple[int, int]:
@@ -211,6 +215,26 @@ class Description:
     """Where a client on the same machine gets shared memory; empty: nowhere."""
     resize_version: str
     """What its view ``resized_crop`` has beyond the pipeline's version; empty: it has no such view."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what describes no service that images could be asked of."""
+        for name, array, shape in (
+            ("mean_image", self.mean_image, (self.image_side, self.image_side, 3)),
+            ("eigenvalues", self.eigenvalues, (3,)),
+            ("eigenvectors", self.eigenvectors, (3, 3)),
+        ):
+            if array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(f"{name}: expected finite numbers {list(shape)}, found others or {list(array.shape)}")
+        for name, found in (
+            ("fingerprint", self.fingerprint),
+            ("pipeline_version", self.pipeline_version),
+            ("image_side", self.image_side),
+            ("classes", self.classes),
+            ("max_batch_size", self.limits.max_batch_size),
+            ("max_steps", self.limits.max_steps),
+        ):
+            if not found:
+                raise ValueError(f"{name}: expected some, found none")
 
     def version_for(self, view: View) -> str:
         """Version of all that makes the bytes of a view."""

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from preprocess.images.stored import stored_pixels
 from preprocess.store.format import ImageSpec, Statistics
-from preprocess.store.reader import SplitReader, spread
+from preprocess.store.split_reader import SplitReader, spread
 
 _Pixels = npt.NDArray[np.uint8]
 _THUMB = 112

@@ -13,13 +13,15 @@ import numpy as np
 
 from commandline import Progress, write_line
 from preprocess.config import VerifyConfig
-from preprocess.errors import DamagedRecordError
+from preprocess.errors import StoreError
 from preprocess.images.statistics import StatisticsAccumulator, finish
 from preprocess.images.stored import stored_pixels
-from preprocess.store.format import STATISTICS_SPLIT, ContentDigest, ImageSpec, Statistics
+from preprocess.store.digests import ContentDigest
+from preprocess.store.format import STATISTICS_SPLIT, ImageSpec, Statistics
 from preprocess.store.page_cache import left_as_found
-from preprocess.store.reader import SplitReader, Store, spread
+from preprocess.store.reader import Store
 from preprocess.store.sidecar import PartialStatistics, file_digest, read_partial, read_sidecar
+from preprocess.store.split_reader import SplitReader, spread
 
 _SAMPLED_PER_SHARD = 64
 _MAX_LISTED = 20
@@ -128,7 +130,7 @@ def _check_records(store: Store, reader: SplitReader, number: int, decode_all: b
     for position in range(info.num_images):
         try:
             label, image = reader.read(first + position)
-        except DamagedRecordError as error:
+        except StoreError as error:
             problems.append(str(error))
             continue
         digest.add_image(label, image)
@@ -172,7 +174,7 @@ def _check_whole(path: Path, reader: SplitReader, number: int, digest: ContentDi
     where = path / info.file
     try:
         digest.add_names(reader.names(number))
-    except DamagedRecordError as error:
+    except StoreError as error:
         return [str(error)]
     problems = []
     if not already_bad and digest.hexdigest() != info.content_sha256:

@@ -10,7 +10,8 @@ from preprocess.store.format import (
     SplitInfo,
     Statistics,
 )
-from preprocess.store.reader import Reads, Store
+from preprocess.store.reader import Store
+from preprocess.store.split_reader import Reads
 from preprocess.store.writer import ShardWriter, write_manifest, write_statistics
 
 __all__ = [

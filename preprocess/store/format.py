@@ -8,9 +8,10 @@
       shards/train-00000.json    the shard's sidecar; a shard without a valid one does not exist
       shards/train-00000.npz     the shard's part of the statistics (training split only)
 
-A shard maps big-endian uint64 keys 0, 1, ... num_images - 1 to records, and NAMES_KEY to the source names of its
-records (NUL-joined, in key order). Image i of a split is record ``i - first`` of the shard whose range
-``[first, first + num_images)`` holds i.
+A shard maps big-endian uint64 keys 0, 1, ... num_images - 1 to records, DIGESTS_KEY to what these should be (see
+``ShardDigests``; shards of earlier releases have none), and NAMES_KEY to the source names of its records (NUL-joined,
+in key order). Image i of a split is record ``i - first`` of the shard whose range ``[first, first + num_images)``
+holds i.
 
 An image's bytes are, by ``ImageSpec.encoding``:
 
@@ -22,7 +23,6 @@ An image's bytes are, by ``ImageSpec.encoding``:
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -49,9 +49,10 @@ Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
 # Little-endian int64 label, uint64 checksum, then the image's bytes (16-byte header keeps them aligned).
 _RECORD_HEADER = struct.Struct("<qQ")
+RECORD_HEADER_BYTES = _RECORD_HEADER.size
 _KEY = struct.Struct(">Q")
-_FRAME = struct.Struct("<QQ")
 NAMES_KEY = b"\xff" * 8
+DIGESTS_KEY = b"\xff" * 7 + b"\xfe"
 
 
 def shard_key(position: int) -> bytes:
@@ -68,39 +69,33 @@ def _checksum(label: int, image: bytes | memoryview) -> int:
     return xxhash.xxh3_64_intdigest(image, seed=label & 0xFFFFFFFFFFFFFFFF)
 
 
+def checksum_of(record: bytes) -> int:
+    """The checksum that a record carries."""
+    return int(_RECORD_HEADER.unpack_from(record)[1])
+
+
+def names_checksum(names: bytes | memoryview) -> int:
+    """The checksum of a list of names, which carries none."""
+    return _checksum(0, names)
+
+
 def pack_record(label: int, image: bytes) -> bytes:
     """A record's bytes. The checksum covers the label too."""
     return _RECORD_HEADER.pack(label, _checksum(label, image)) + image
 
 
-def unpack_record(record: memoryview) -> tuple[int, memoryview]:
-    """A record's label and image bytes (a view into ``record``). Raises ValueError when the checksum differs."""
+def unpack_record(record: memoryview, expected: int | None = None) -> tuple[int, memoryview]:
+    """A record's label and image bytes (a view into ``record``). Raises ValueError when their checksum is not the
+    ``expected`` one, or where none is known the record's own."""
     if len(record) < _RECORD_HEADER.size:
         raise ValueError(f"expected at least {_RECORD_HEADER.size} bytes, found {len(record)}")
     label, checksum = _RECORD_HEADER.unpack_from(record)
     image = record[_RECORD_HEADER.size :]
-    if _checksum(label, image) != checksum:
-        raise ValueError(f"expected checksum {checksum:016x}, found {_checksum(label, image):016x}")
+    if expected is None:
+        expected = checksum
+    if _checksum(label, image) != expected:
+        raise ValueError(f"expected checksum {expected:016x}, found {_checksum(label, image):016x}")
     return label, image
-
-
-class ContentDigest:
-    """A shard's ``content_sha256``: label, length and bytes of each image in key order, then the names."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add_image(self, label: int, image: bytes | memoryview) -> None:
-        self._digest.update(_FRAME.pack(label & 0xFFFFFFFFFFFFFFFF, len(image)))
-        self._digest.update(image)
-
-    def add_names(self, names: Iterable[bytes]) -> None:
-        """Comes last."""
-        for name in names:
-            self._digest.update(_FRAME.pack(0, len(name)) + name)
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +152,16 @@ class ShardInfo:
     """One shard as the manifest lists it."""
 
     file: str
-    """Path of the LMDB file, relative to the store."""
+    """Path of the LMDB file, relative to the store, and in it."""
     num_images: int
     size_bytes: int
     """Exact size of the LMDB file; another size means a truncated or foreign file."""
     content_sha256: str
     """SHA-256 over the records in key order (see ``ContentDigest``), independent of how LMDB lays out its pages."""
+
+    def __post_init__(self) -> None:
+        if "\0" in self.file or not set(self.file.split("/")).isdisjoint(("", ".", "..")):
+            raise ValueError(f"file: expected a name inside the store, found {self.file!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

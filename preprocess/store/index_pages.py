@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.store import page_cache
-from preprocess.store.format import NAMES_KEY
+from preprocess.store.format import DIGESTS_KEY, NAMES_KEY
 
 # At the start of each of the first two pages, after its header: magic, version, address, map size; of the list of free
 # pages and of the records each: page size (in the former), flags, depth, branch, leaf and overflow pages, entries and
@@ -32,7 +32,8 @@ _LEAST_PAGE_BYTES, _MOST_PAGE_BYTES = 1 << 9, 1 << 16
 _MOST_DEPTH = 16
 
 Places = npt.NDArray[np.int64]
-"""int64 [num_images + 1, 2]: offset and bytes of each record by position; last those of the list of names."""
+"""int64 [N, 2]: offset and bytes of each record by position; then of their digests, where there are some; last of the
+list of names."""
 
 
 def record_places(descriptor: int, num_images: int) -> Places:
@@ -45,8 +46,8 @@ def record_places(descriptor: int, num_images: int) -> Places:
         keys, places = index.records()
     except (IndexError, struct.error):
         raise ValueError("expected the nodes of a page within it, found one beyond its end") from None
-    expected = np.append(np.arange(num_images, dtype=np.uint64), np.uint64(int.from_bytes(NAMES_KEY)))
-    if not np.array_equal(keys, expected):
+    others = [int.from_bytes(key) for key in (DIGESTS_KEY, NAMES_KEY)][-max(len(keys) - num_images, 1) :]
+    if not np.array_equal(keys, np.append(np.arange(num_images, dtype=np.uint64), np.array(others, np.uint64))):
         raise ValueError(f"expected the keys of {num_images:,} records and their names, found {len(keys):,} keys")
     # One that lies where another does is another's: a damaged index.
     extents = places[np.argsort(places[:, 0], kind="stable")]

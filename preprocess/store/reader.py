@@ -1,51 +1,59 @@
 """Opens a store and reads its records: read-only, thread-safe."""
 
-import bisect
 import hashlib
 import io
+import os
 import resource
-import threading
-from collections.abc import Iterable
-from itertools import accumulate
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from preprocess.errors import DamagedRecordError, StoreError
+from preprocess.store.folder import StoreFolder, store_error
 from preprocess.store.format import (
     MANIFEST_NAME,
     STATISTICS_NAME,
     Manifest,
     ShardInfo,
-    SplitInfo,
     Statistics,
-    unpack_record,
 )
-from preprocess.store.shard_reader import ShardFile
+from preprocess.store.split_reader import Reads, SplitReader
 
 # Left for sockets, logs and libraries beside the shards, which stay open once read.
 _OTHER_OPEN_FILES = 512
+_NUM_THREADS = 16
+"""That open or check shards."""
 
 
 class Store:
-    """A complete store, opened for reading. Shards are opened when first read and stay open until ``close``.
+    """A complete store, opened for reading. Its folder is held open, and shards from when they are first read, or from
+    ``open_shards``, until ``close``: what its path leads to later does not matter.
 
     Safe for use from many threads. Opening checks the manifest, the statistics'
     digest and every shard's size, and reads no image. Raises StoreError when something is missing or of another
-    format version.
+    format version, and StoreUnavailableError when the system does not let it be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.manifest = _read_manifest(path)
-        self.statistics = _read_statistics(path, self.manifest)
-        for split in self.manifest.splits.values():
-            for shard in split.shards:
-                _check_size(path, shard)
-        _allow_open_files(path, sum(len(split.shards) for split in self.manifest.splits.values()))
+        self._folder = StoreFolder(path)
+        try:
+            self.manifest = _read_manifest(self._folder)
+            self.statistics = _read_statistics(self._folder, self.manifest)
+            for split in self.manifest.splits.values():
+                for shard in split.shards:
+                    _check_size(self._folder, shard)
+            _allow_open_files(path, sum(len(split.shards) for split in self.manifest.splits.values()))
+        except BaseException:
+            self._folder.close()
+            raise
         self.reads = Reads()
-        self._splits = {name: SplitReader(path, name, info, self.reads) for name, info in self.manifest.splits.items()}
+        self._splits = {
+            name: SplitReader(self._folder, name, self.manifest, self.reads) for name in self.manifest.splits
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -63,124 +71,54 @@ class Store:
             raise StoreError(f"{self.path}: expected one of the splits {', '.join(self._splits)}, found {name!r}")
         return self._splits[name]
 
+    def open_shards(self) -> None:
+        """Opens every shard now, and so finds those that are another store's. Raises StoreError."""
+        self._each_shard(lambda reader, shard: reader.open(shard))
+
+    def check_content(self, on_checked: Callable[[int], object]) -> None:
+        """Reads every record, and compares the digest of each shard's content with the manifest's. ``on_checked`` is
+        told each shard's number of images. Raises StoreError for the first shard that is not what was written."""
+
+        def check(reader: SplitReader, shard: int) -> None:
+            reader.check_content(shard)
+            on_checked(reader.info.shards[shard].num_images)
+
+        self._each_shard(check)
+
+    def _each_shard(self, do: "Callable[[SplitReader, int], None]") -> None:
+        """On many threads, since each waits for the disk. Raises what the first raises that fails."""
+        shards = [(reader, shard) for reader in self._splits.values() for shard in range(len(reader.info.shards))]
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            for _ in pool.map(lambda each: do(*each), shards):
+                pass
+
     def close(self) -> None:
-        """Closes every shard; no thread may be reading."""
+        """Closes every shard, and the folder; no thread may be reading."""
         for split in self._splits.values():
             split.close()
+        self._folder.close()
 
 
-class Reads:
-    """What has been read from a store, and how often and how long its readers waited for the disk. Thread-safe."""
-
-    def __init__(self) -> None:
-        self.num_bytes = 0
-        self.num_waits = 0
-        self.wait_s = 0.0
-        self._lock = threading.Lock()
-
-    def add_wait(self, wait_s: float) -> None:
-        with self._lock:
-            self.num_waits += 1
-            self.wait_s += wait_s
-
-
-class SplitReader:
-    """The records of one split, by index ``[0, num_images)``."""
-
-    def __init__(self, store: Path, name: str, info: SplitInfo, reads: Reads) -> None:
-        self._store, self._reads = store, reads
-        self.name = name
-        self.info = info
-        self.num_images = info.num_images
-        self._ends = list(accumulate(shard.num_images for shard in info.shards))
-        self._files: dict[int, ShardFile] = {}
-        self._lock = threading.Lock()
-
-    def read(self, index: int) -> tuple[int, memoryview]:
-        """The label and image bytes of record ``index``; the view stays valid.
-
-        Raises DamagedRecordError, naming shard and key, when the record's checksum does not hold, or when the shard has
-        become shorter since it was opened.
-        """
-        shard, position = self.locate(index)
-        file = self._file(shard)
-        try:
-            return unpack_record(self._record(file, position))
-        except ValueError as error:
-            raise DamagedRecordError(f"{file.path}: key {position}: {error}") from None
-
-    def will_need(self, indices: Iterable[int]) -> int:
-        """Has the kernel begin to read records that will be read soon; returns their bytes.
-
-        It waits for no record, but may wait for the device to take the requests. Raises DamagedRecordError.
-        """
-        positions: dict[int, list[int]] = {}
-        for index in indices:
-            shard, position = self.locate(index)
-            positions.setdefault(shard, []).append(position)
-        return sum(self._file(shard).will_need(wanted) for shard, wanted in positions.items())
-
-    def names(self, shard: int) -> list[bytes]:
-        """Where each image of a shard came from, in key order."""
-        num_images = self.info.shards[shard].num_images
-        return bytes(self._record(self._file(shard), num_images)).split(b"\0") if num_images else []
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """The shard and the position in it of record ``index``."""
-        if not 0 <= index < self.num_images:
-            raise IndexError(f"split {self.name!r}: expected an index in [0, {self.num_images}), found {index}")
-        shard = bisect.bisect_right(self._ends, index)
-        return shard, index - (self._ends[shard] - self.info.shards[shard].num_images)
-
-    def close(self) -> None:
-        with self._lock:
-            while self._files:
-                self._files.popitem()[1].close()
-
-    def _record(self, file: ShardFile, position: int) -> memoryview:
-        record, wait_s = file.read(position)
-        self._reads.num_bytes += len(record)  # no lock: a count now and then lost costs less
-        if wait_s:
-            self._reads.add_wait(wait_s)
-        return record
-
-    def _file(self, shard: int) -> ShardFile:
-        file = self._files.get(shard)
-        if file is None:
-            # Without the lock, since it waits for the disk: many shards are opened at once when a stream begins.
-            info = self.info.shards[shard]
-            _check_size(self._store, info)
-            opened = ShardFile(self._store / info.file, info)
-            with self._lock:
-                file = self._files.setdefault(shard, opened)
-            if file is not opened:
-                opened.close()
-        return file
-
-
-def spread(size: int, count: int) -> list[int]:
-    """At most ``count`` indices evenly over ``[0, size)``."""
-    return [index * size // min(size, count) for index in range(min(size, count))]
-
-
-def _read_manifest(path: Path) -> Manifest:
-    manifest = path / MANIFEST_NAME
+def _read_manifest(folder: StoreFolder) -> Manifest:
+    manifest = folder.path / MANIFEST_NAME
     try:
-        text = manifest.read_text("utf-8")
+        text = folder.read(MANIFEST_NAME).decode()
     except FileNotFoundError:
-        found = "a folder without one (an unfinished run?)" if path.is_dir() else "no such folder"
-        raise StoreError(f"{path}: expected a store with {MANIFEST_NAME}, found {found}") from None
-    except (OSError, UnicodeDecodeError) as error:
+        found = "a folder without one (an unfinished run?)"
+        raise StoreError(f"{folder.path}: expected a store with {MANIFEST_NAME}, found {found}") from None
+    except OSError as error:
+        raise store_error(manifest, error) from None
+    except UnicodeDecodeError as error:
         raise StoreError(f"{manifest}: cannot be read: {error}") from None
     return Manifest.from_json(text, str(manifest))
 
 
-def _read_statistics(path: Path, manifest: Manifest) -> Statistics:
-    file = path / STATISTICS_NAME
+def _read_statistics(folder: StoreFolder, manifest: Manifest) -> Statistics:
+    file = folder.path / STATISTICS_NAME
     try:
-        content = file.read_bytes()
+        content = folder.read(STATISTICS_NAME)
     except OSError as error:
-        raise StoreError(f"{file}: expected the store's statistics, found: {error.strerror}") from None
+        raise store_error(file, error) from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != manifest.statistics_sha256:
         raise StoreError(f"{file}: expected SHA-256 {manifest.statistics_sha256}, found {digest}")
@@ -209,12 +147,12 @@ def _allow_open_files(path: Path, num_shards: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _check_size(store: Path, shard: ShardInfo) -> None:
-    path = store / shard.file
+def _check_size(folder: StoreFolder, shard: ShardInfo) -> None:
+    path = folder.path / shard.file
     try:
-        found = path.stat()
+        found = os.stat(shard.file, dir_fd=folder.descriptor)
     except OSError as error:
-        raise DamagedRecordError(f"{path}: expected a shard, found: {error.strerror}") from None
+        raise store_error(path, error) from None
     if found.st_size != shard.size_bytes:
         raise DamagedRecordError(
             f"{path}: expected {shard.size_bytes:,} bytes, found {found.st_size:,}: truncated or foreign"

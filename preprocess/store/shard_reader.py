@@ -4,12 +4,14 @@ import mmap
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from preprocess.errors import DamagedRecordError
 from preprocess.store import page_cache
+from preprocess.store.digests import ShardDigests
+from preprocess.store.folder import StoreFolder, store_error
 from preprocess.store.format import ShardInfo
 from preprocess.store.index_pages import record_places
 
@@ -22,33 +24,68 @@ class ShardFile:
     one piece, where others may go on meanwhile: a mapping alone would wait for its pages one by one, and hold Python's
     lock.
 
-    Raises DamagedRecordError when it cannot be opened, or its index is damaged.
+    Raises DamagedRecordError when it is not the shard of the manifest, as far as its size, its index and its digests
+    say, and StoreUnavailableError when the system does not let it be opened.
     """
 
-    def __init__(self, path: Path, info: ShardInfo) -> None:
-        self.path, self._info = path, info
+    def __init__(self, folder: StoreFolder, info: ShardInfo) -> None:
+        self.path, self._info = folder.path / info.file, info
+        self._descriptor = -1
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise DamagedRecordError(f"{path}: expected a shard, found: {error.strerror}") from None
-        try:
-            page_cache.read_no_further(self._descriptor)
-            places = record_places(self._descriptor, info.num_images)
-            mapping = mmap.mmap(self._descriptor, info.size_bytes, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            os.close(self._descriptor)
-            raise DamagedRecordError(f"{path}: its index cannot be read: {error}") from None
+            self._descriptor = folder.open(info.file)
+            self._open()
+        except (OSError, MemoryError) as error:
+            self.close()
+            raise store_error(self.path, error) from None
+        except ValueError as error:
+            self.close()
+            raise DamagedRecordError(f"{self.path}: {error}") from None
+
+    def _open(self) -> None:
+        """Raises ValueError for another shard."""
+        info, status = self._info, os.fstat(self._descriptor)
+        if status.st_size != info.size_bytes:
+            raise ValueError(f"expected {info.size_bytes:,} bytes, found {status.st_size:,}: truncated or foreign")
+        page_cache.read_no_further(self._descriptor)
+        places = record_places(self._descriptor, info.num_images)
+        self._checksums: memoryview | None = None
+        self._written_ns = status.st_mtime_ns
+        if len(places) > info.num_images + 1:
+            offset, size_bytes = places[info.num_images].tolist()
+            digests = ShardDigests.unpack(os.pread(self._descriptor, size_bytes, offset), info.num_images)
+            if digests.content_sha256 != info.content_sha256:
+                raise ValueError(
+                    f"expected the shard of content SHA-256 {info.content_sha256}, found {digests.content_sha256}: "
+                    "another store's"
+                )
+            self._checksums = digests.checksums.data
+            places = np.delete(places, info.num_images, axis=0)
+        mapping = mmap.mmap(self._descriptor, info.size_bytes, prot=mmap.PROT_READ)
         mapping.madvise(mmap.MADV_RANDOM)
         self._mapping = memoryview(mapping)
         # An item of these is a Python number at once, for a fourth of the time that one of an array takes.
         self._offsets, self._sizes = (np.ascontiguousarray(column).data for column in places.T)
 
+    @property
+    def record_bytes(self) -> npt.NDArray[np.int64]:
+        """int64 [num_images]: bytes of each record."""
+        return np.asarray(self._sizes)[:-1]
+
+    def checksum(self, position: int) -> int | None:
+        """What the checksum of a record should be, or of the list of names; None in shards that do not say."""
+        return None if self._checksums is None else self._checksums[position]
+
     def read(self, position: int) -> tuple[memoryview, float]:
         """The bytes of a record, and how long it waited for the disk; the list of names is at ``num_images``.
 
-        Raises DamagedRecordError when the file has become shorter or the disk cannot read it: to touch what is mapped
-        there would kill the process.
+        Raises DamagedRecordError when the file has become shorter, since to touch what is mapped there would kill the
+        process, or was written to though nothing in it would show that, and StoreUnavailableError when the disk cannot
+        read it.
         """
+        if self._checksums is None and os.fstat(self._descriptor).st_mtime_ns != self._written_ns:
+            raise DamagedRecordError(
+                f"{self.path}: key {position}: expected a shard that stays as it is, found it changed"
+            )
         offset, size_bytes = self._offsets[position], self._sizes[position]
         try:
             is_cached = page_cache.is_cached(self._descriptor, offset, size_bytes)
@@ -65,8 +102,8 @@ class ShardFile:
                 f"{self.path}: key {position}: expected a shard of {self._info.size_bytes:,} bytes, found {found:,}: "
                 "truncated since it was opened"
             ) from None
-        except OSError as error:
-            raise DamagedRecordError(f"{self.path}: key {position}: {error.strerror}") from None
+        except (OSError, MemoryError) as error:
+            raise store_error(self.path, error) from None
         return memoryview(record), 0.0 if is_cached is None and elapsed_s < _LONGEST_COPY_S else elapsed_s
 
     def will_need(self, positions: Iterable[int]) -> int:
@@ -77,4 +114,5 @@ class ShardFile:
 
     def close(self) -> None:
         """Records that are still referred to stay readable."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)

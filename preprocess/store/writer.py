@@ -12,14 +12,17 @@ import lmdb
 import numpy as np
 
 from commandline.files import atomic_file, write_whole
+from preprocess.store.digests import ContentDigest, ShardDigests
 from preprocess.store.format import (
+    DIGESTS_KEY,
     MANIFEST_NAME,
     NAMES_KEY,
     STATISTICS_NAME,
-    ContentDigest,
     Manifest,
     ShardInfo,
     Statistics,
+    checksum_of,
+    names_checksum,
     pack_record,
     shard_key,
 )
@@ -65,6 +68,7 @@ class ShardWriter:
         self._names: list[bytes] = []
         self._pending: list[tuple[bytes, bytes]] = []
         self._content = ContentDigest()
+        self._checksums: list[int] = []
         self._info: ShardInfo | None = None
 
     def __enter__(self) -> Self:
@@ -92,7 +96,10 @@ class ShardWriter:
     ) -> None:
         try:
             if kind is None:
-                self._pending.append((NAMES_KEY, b"\0".join(self._names)))
+                names = b"\0".join(self._names)
+                self._content.add_names(self._names)
+                digests = ShardDigests.of(self._content, [*self._checksums, names_checksum(names)])
+                self._pending += [(DIGESTS_KEY, digests.pack()), (NAMES_KEY, names)]
                 self._commit()
         except BaseException as failure:
             self._environment.close()
@@ -101,7 +108,6 @@ class ShardWriter:
         self._environment.close()
         self._atomic.__exit__(kind, error, trace)
         if kind is None:
-            self._content.add_names(self._names)
             self._info = ShardInfo(
                 file=self._file,
                 num_images=len(self._names),
@@ -118,7 +124,9 @@ class ShardWriter:
     def add(self, label: int, name: bytes, image: bytes) -> None:
         """Appends one record. ``name`` is where the image came from, and holds no NUL."""
         assert b"\0" not in name
-        self._pending.append((shard_key(len(self._names)), pack_record(label, image)))
+        record = pack_record(label, image)
+        self._pending.append((shard_key(len(self._names)), record))
+        self._checksums.append(checksum_of(record))
         self._names.append(name)
         self._content.add_image(label, image)
         if len(self._pending) >= _RECORDS_PER_COMMIT:

@@ -2,12 +2,14 @@
 
 import ssl
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
 
-from loader_service.client import AccessError, ClientOptions, LoaderClient, Security, StreamSpec
+from loader_service.__main__ import main
+from loader_service.client import AccessError, ClientOptions, LoaderClient, Security, StreamSpec, Transport
 from loader_service.wire.credentials import load_certificate, read_token
 
 
@@ -51,6 +53,30 @@ def test_a_stream_goes_on_while_the_token_is_renewed(loader_target: str, tmp_pat
         batches.extend(stream)
         renewal.join()
     assert [batch.step for batch in batches] == list(range(10))
+
+
+@pytest.mark.parametrize("transport", ["grpc", "grpcio"])
+def test_a_token_stays_on_this_machine(
+    loader_target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], transport: Transport
+) -> None:
+    """In clear text it goes to no address that others can reach, unless somebody says so."""
+    path = tmp_path / "token"
+    path.write_text("any\n")
+    elsewhere = loader_target.replace("127.0.0.1", "0.0.0.0")  # reaches this machine, and is not loopback
+    for targets in ([elsewhere], [f"dns:{elsewhere}"], [loader_target, elsewhere]):
+        security = Security(token_file=path)
+        with LoaderClient(targets, ClientOptions(security=security, transport=transport)) as client:
+            with pytest.raises(AccessError, match=r"target 0\.0\.0\.0:\d+: expected a loopback address, or TLS"):
+                list(client.stream(StreamSpec(batch_size=10)))
+        security = replace(security, insecure=True)
+        with LoaderClient(targets, ClientOptions(security=security, transport=transport)) as client:
+            assert len(list(client.stream(StreamSpec(batch_size=10)))) == 10
+    command = ["digest", "--target", elsewhere, "--token-file", str(path), "--transport", transport]
+    assert main(command) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--insecure" in line
+    assert main([*command, "--insecure"]) == 0
+    assert main(["healthcheck", "--target", elsewhere, "--token-file", str(path)]) == 1
 
 
 def test_certificate_and_key_belong_together(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ DESCRIPTIONS = st.builds(
     side=st.integers(1, 8),
     limits=LIMITS,
     splits=st.dictionaries(st.text(max_size=9), st.integers(0, 2**40), max_size=3),
-    classes=st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), max_size=4).map(tuple),
+    classes=st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), min_size=1, max_size=4).map(tuple),
 )
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 from preprocess.images.decode import decoder_versions
 from preprocess.job.shard import ShardWork, make_shard
 from preprocess.sources import Source, SourceOptions, read_source
-from preprocess.store import ImageSpec, SplitInfo
-from preprocess.store.reader import Reads, SplitReader
+from preprocess.store import ImageSpec, Manifest, SplitInfo
+from preprocess.store.folder import StoreFolder
 from preprocess.store.sidecar import read_sidecar
+from preprocess.store.split_reader import Reads, SplitReader
 
 _SIDE = 8
 
@@ -87,7 +88,15 @@ def _make(root: Path, store: Path, source: Source, split: str) -> tuple[Counter[
     outcome = make_shard(work)
     sidecar = read_sidecar(store, stem)
     assert sidecar is not None
-    reader = SplitReader(store, split, SplitInfo(shards=(sidecar.shard,)), Reads())
+    manifest = Manifest(
+        image=work.image,
+        classes=tuple(source.classes),
+        splits={split: SplitInfo(shards=(sidecar.shard,))},
+        statistics_sha256="",
+        source={},
+    )
+    folder = StoreFolder(store)
+    reader = SplitReader(folder, split, manifest, Reads())
     pictures: Counter[tuple[int, str]] = Counter()
     try:
         for index in range(reader.num_images):
@@ -95,4 +104,5 @@ def _make(root: Path, store: Path, source: Source, split: str) -> tuple[Counter[
             pictures[int.from_bytes(bytes(image[:3]), "big"), source.classes[label].id] += 1
     finally:
         reader.close()
+        folder.close()
     return pictures, {bad.name: bad.reason for bad in outcome.bad_images}

@@ -62,7 +62,7 @@ RESUME_RULES = (
     ResumeRule(
         options=(
             *("--target", "--service-timeout-s", "--prefetch-bytes", "--prefetch-steps", "--transport"),
-            *("--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name", "--token-file"),
+            *("--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name", "--token-file", "--insecure"),
         ),
         may_change=True,
         note="any loaders of the same store",

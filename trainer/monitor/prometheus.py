@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from loader_service.wire.addresses import host_and_port
 from trainer.errors import TrainerError
 from trainer.monitor.metrics import TrainPoint
-
-_CLOSE_TIMEOUT_S = 5.0
 
 
 class Exporter:
@@ -23,8 +22,10 @@ class Exporter:
     def __init__(self, listen: str) -> None:
         try:
             # Imported here: a trainer whose metrics nobody asks for need not have it.
-            from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, start_http_server
+            from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
             from prometheus_client.core import CounterMetricFamily
+
+            from commandline.metrics_port import MetricsPort
         except ImportError:
             raise TrainerError("--metrics-listen needs prometheus-client: pip install prometheus-client") from None
         self._lock = threading.Lock()
@@ -55,20 +56,17 @@ class Exporter:
                 yield CounterMetricFamily("alexnet_trainer_data_wait_seconds", text, exporter.data_wait_s)
 
         registry.register(Waits())
-        host, _, port = listen.rpartition(":")
         try:
-            self._server, self._thread = start_http_server(int(port), host.strip("[]"), registry)
+            self._metrics_port = MetricsPort(*host_and_port(listen, lowest_port=0), registry)
         except OSError as error:
             raise TrainerError(f"--metrics-listen {listen}: {error}") from None
-        self.port = int(self._server.server_port)
+        self.port = self._metrics_port.port
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(_CLOSE_TIMEOUT_S)
+        self._metrics_port.close()
 
     @property
     def data_wait_s(self) -> float:

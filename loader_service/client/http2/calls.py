@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Self
 
 import grpc
@@ -31,10 +32,9 @@ from loader_service.client.http2.frames import (
     Frames,
     ProtocolError,
 )
-from loader_service.client.http2.message import IncomingMessage
+from loader_service.client.http2.message import MAX_MESSAGE_BYTES, IncomingMessage
 from loader_service.client.http2.status import ANOTHER_WAY, CallError, check_headers, check_trailers, names_a_proxy
 
-_MAX_MESSAGE_BYTES = 2**30
 _MAX_REFUSALS, _REFUSAL_PAUSE_S = 6, 0.01
 """How often a call that the server has not begun is made again, and the first pause; each is twice the one before."""
 _PREFIX = struct.Struct(">BI")
@@ -82,7 +82,7 @@ class StreamConnection:
         timer.daemon = True
         try:
             timer.start()
-            answer = [bytes(message.read()) for message in call]
+            answer = [bytes(message.read()) for message in islice(call, 2)]
         except RuntimeError as error:  # no more threads now
             raise CallError(grpc.StatusCode.UNAVAILABLE, str(error)) from None
         except CallError as error:
@@ -92,7 +92,7 @@ class StreamConnection:
         finally:
             timer.cancel()
         if len(answer) != 1:
-            raise CallError(grpc.StatusCode.UNAVAILABLE, f"expected one message, found {len(answer)}")
+            raise CallError(grpc.StatusCode.UNAVAILABLE, f"expected one message, found {'more' if answer else 'none'}")
         return answer[0]
 
     def cancel(self) -> None:
@@ -170,7 +170,7 @@ class StreamCall:
         if not self._fill(prefix):
             raise StopIteration
         is_compressed, size = _PREFIX.unpack(prefix)
-        if is_compressed or size > _MAX_MESSAGE_BYTES:
+        if is_compressed or size > MAX_MESSAGE_BYTES:
             raise CallError(grpc.StatusCode.UNAVAILABLE, "expected an uncompressed message of at most 1 GiB")
         self._message = IncomingMessage(size, self._buffer_of, self._fill_all)
         return self._message

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+MAX_MESSAGE_BYTES = 2**30
+"""Of a message that is accepted."""
 _HEAD_BYTES = 4096
 """Read of each message first: enough for all but the pixels of a hundred images."""
 
