@@ -44,6 +44,7 @@ def main() -> None:
     started = time.monotonic()
     for shard in shards:
         ShardWork(
+            probe=None,
             store="/store",
             root="/",
             split="train",

@@ -107,6 +107,7 @@ def _works(source_path: Path, store: Path) -> list[ShardWork]:
     source = read_source(str(source_path), SourceOptions(), map)
     return [
         ShardWork(
+            probe=None,
             store=str(store),
             root=str(source_path),
             split=shard.split,

@@ -32,16 +32,27 @@ def parse_arguments(config: type[Any], prog: str, description: str, arguments: S
 
     Raises UsageError, and exits after --help. Whether all that is required was given is the caller's to check.
     """
-    hints = typing.get_type_hints(config)
-    fields = {field: ValueType(field.name, hints[field.name]) for field in dataclasses.fields(config)}
+    required = [_usage(*item) for item in _value_types(config).items() if is_required(item[0])]
     parser = _Parser(
         prog=prog,
-        usage=" ".join([prog, *(_usage(*item) for item in fields.items() if is_required(item[0])), "[OPTION...]"]),
+        usage=" ".join([prog, *required, "[OPTION...]"]),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for field, value_type in fields.items():
+    add_options(parser, config)
+    found, left = parser.parse_known_args(arguments)
+    for word in left:
+        if word.startswith("-") and len(word) > 1:
+            word = word.partition("=")[0]
+            raise UsageError(f"{word}: no such option{nearest(word, parser.options) or f' (see {prog} --help)'}")
+        raise UsageError(f"expected options alone, found {word!r} (see {prog} --help)")
+    return vars(found)
+
+
+def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
+    """Adds an option for each field of ``config``, ``--config`` and ``--print-config``."""
+    for field, value_type in _value_types(config).items():
         _add_option(parser, field, value_type)
     parser.add_argument(
         "--config",
@@ -53,13 +64,11 @@ def parse_arguments(config: type[Any], prog: str, description: str, arguments: S
     parser.add_argument(
         "--print-config", action="store_true", help="print all options as a file for --config, and do nothing else"
     )
-    found, left = parser.parse_known_args(arguments)
-    for word in left:
-        if word.startswith("-") and len(word) > 1:
-            word = word.partition("=")[0]
-            raise UsageError(f"{word}: no such option{nearest(word, parser.options) or f' (see {prog} --help)'}")
-        raise UsageError(f"expected options alone, found {word!r} (see {prog} --help)")
-    return vars(found)
+
+
+def _value_types(config: type[Any]) -> "dict[dataclasses.Field[Any], ValueType]":
+    hints = typing.get_type_hints(config)
+    return {field: ValueType(field.name, hints[field.name]) for field in dataclasses.fields(config)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,7 +91,7 @@ def _usage(field: "dataclasses.Field[Any]", value_type: ValueType) -> str:
     return f"{option_name(field)} {spec.metavar or value_type.metavar}"
 
 
-def _add_option(parser: _Parser, field: "dataclasses.Field[Any]", value_type: ValueType) -> None:
+def _add_option(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]", value_type: ValueType) -> None:
     spec: Option = field.metadata["option"]
     keywords: dict[str, Any] = {"help": _help_of(field), "default": argparse.SUPPRESS}
     if value_type.kind is bool:
@@ -96,7 +105,9 @@ def _add_option(parser: _Parser, field: "dataclasses.Field[Any]", value_type: Va
             keywords |= {"nargs": "+", "type": _argument(value_type.one_from_text)}
         parser.add_argument(field.name, **keywords).required = False  # all that is missing is said at once, by others
         return
-    parser.add_argument(option_name(field), **keywords)
+    action = parser.add_argument(option_name(field), **keywords)
+    if value_type.choices or value_type.words:  # what argcomplete offers; files elsewhere
+        action.completer = lambda **_: [*map(str, value_type.choices), *value_type.words]  # type: ignore[attr-defined]
     if spec.formerly is not None:
         keywords |= {"dest": field.name, "help": argparse.SUPPRESS}
         if spec.former_unit:

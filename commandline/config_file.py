@@ -68,7 +68,7 @@ def _values_in(table: Mapping[str, Any], config: type[Any], path: Path) -> dict[
         was = former.get(key.replace("_", "-"))
         name = was or key.replace("-", "_")
         if name not in specs:
-            near = nearest(name, list(specs)) or f"; known: {', '.join(specs)}"
+            near = nearest(name, list(specs)) or "; --print-config prints those that there are"
             raise UsageError(f"--config {path}: unknown option {key!r}{near}")
         if was and specs[name].former_unit and isinstance(value, int | float):
             value = f"{value}{specs[name].former_unit}"

@@ -31,5 +31,6 @@ def print_line(text: str = "") -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, or else its type, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, or else its type, without line breaks; of an OSError neither its number nor its file."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()) or type(error).__name__

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -10,9 +11,9 @@ from typing import Any
 class Option:
     """How a field is shown on the command line, and what it may hold.
 
-    A number, or each of several, must be finite, ``least`` or more, more than ``above``, and at most ``most``:
-    :func:`check_options` says so. ``formerly`` is a spelling that still works for one release, without the dashes;
-    what was given in another unit then is ``former_unit``, such as ``"m"``.
+    A number, or each of several, must be finite, ``least`` or more, more than ``above``, and at most ``most``, and a
+    path must end in ``suffix``: :func:`check_options` says so. ``formerly`` is a spelling that still works for one
+    release, without the dashes; what was given in another unit then is ``former_unit``, such as ``"m"``.
     """
 
     help: str
@@ -21,6 +22,7 @@ class Option:
     least: float | None = None
     most: float | None = None
     above: float | None = None
+    suffix: str | None = None
     formerly: str | None = None
     former_unit: str = ""
 
@@ -41,11 +43,13 @@ def option_name(field: "dataclasses.Field[Any]") -> str:
 
 
 def check_options(config: object) -> None:
-    """Raises ValueError, naming the option, for the first number of a config that is out of its option's range."""
+    """Raises ValueError, naming the option, for the first value of a config that its option does not allow."""
     assert dataclasses.is_dataclass(config)
     for field in dataclasses.fields(config):
         spec: Option = field.metadata["option"]
         value = getattr(config, field.name)
+        if spec.suffix and isinstance(value, Path) and value.suffix.lower() != spec.suffix:
+            raise ValueError(f"{option_name(field)}: expected a file name that ends in {spec.suffix}, found '{value}'")
         for found in value if isinstance(value, tuple) else (value,):
             if isinstance(found, int | float) and not isinstance(found, bool) and not _is_within(found, spec):
                 raise ValueError(f"{option_name(field)}: expected {_range_of(spec)}, found {found}")

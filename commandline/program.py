@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from commandline.arguments import UsageError, is_required, nearest, parse_arguments
+from commandline.arguments import UsageError, add_options, is_required, nearest, parse_arguments
 from commandline.config_file import read_config_file, write_config_file
 from commandline.lines import one_line, write_line
 from commandline.options import option_name
@@ -47,6 +48,10 @@ def run_program(
     ``user_errors`` and ``OSError`` are printed as one line on stderr (exit 1); anything else is our own mistake
     and keeps its traceback. A ``ValueError`` raised by a config's ``__post_init__`` is a usage error (exit 2).
     """
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(_overview(prog, description, commands))
     name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help"):
         _overview(prog, description, commands).print_help()
@@ -82,7 +87,18 @@ def run_program(
             sys.stdout.flush()
         except OSError:  # a full disk, for one
             _drop_output()
-        return _fail(prog, one_line(error), EXIT_FAILED)
+        return _fail(prog, _told(error), EXIT_FAILED)
+
+
+def _told(error: Exception) -> str:
+    """One line about an error of the user's; of a file that is in the way, or missing, with its name."""
+    name = error.filename if isinstance(error, OSError) else None
+    if not isinstance(name, str):
+        return one_line(error)
+    folder = Path(name).parent
+    if isinstance(error, FileNotFoundError) and not folder.is_dir():
+        return f"{folder}: expected a folder, found none"
+    return f"{name}: {one_line(error)}"
 
 
 def _drop_output() -> None:
@@ -91,12 +107,12 @@ def _drop_output() -> None:
 
 
 def _overview(prog: str, description: str, commands: Sequence[Command]) -> argparse.ArgumentParser:
-    """For its help alone: which commands there are."""
+    """For its help and for completion alone: which commands there are, and their options."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--version", action="store_true", help="print the release and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND")
     for command in commands:
-        subparsers.add_parser(command.name, help=command.help)
+        add_options(subparsers.add_parser(command.name, help=command.help), command.config)
     return parser
 
 

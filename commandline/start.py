@@ -30,6 +30,8 @@ def start(package: str, load: Callable[[], Run], argv: Sequence[str] | None = No
         if missing in ("", "commandline", *_EXTRAS, *sys.stdlib_module_names):
             raise
         problem = f"the package {missing!r} is not installed; needs: pip install 'alexnet-pipeline[{extra}]'"
+        if missing == "PIL":
+            problem += ", which compiles pillow-simd, or without a compiler 'alexnet-pipeline[preprocess-portable]'"
     write_line(f"alexnet-{extra}: error: {problem}")
     return EXIT_FAILED
 

@@ -95,10 +95,15 @@ class InfoConfig:
     """``info``: what a store holds."""
 
     store: Path = required("the store", positional=True)
-    contact_sheet: Path | None = option(None, "write a picture of images from it (PNG)")
-    mean_image: Path | None = option(None, "write the mean image (PNG)")
-    colour_plot: Path | None = option(None, "write a scatter plot of its colours with the three principal axes (PNG)")
+    contact_sheet: Path | None = option(None, "write a picture of images from it (PNG)", suffix=".png")
+    mean_image: Path | None = option(None, "write the mean image (PNG)", suffix=".png")
+    colour_plot: Path | None = option(
+        None, "write a scatter plot of its colours with the three principal axes (PNG)", suffix=".png"
+    )
     json: bool = option(False, "print everything as JSON on stdout")
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

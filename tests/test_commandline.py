@@ -114,7 +114,7 @@ def test_defaults_and_options() -> None:
         ("paint w --drying-minutes 1441", 2, "--drying-s: expected more than 0 and at most 86,400"),
         ("paint w --ladder-m nan", 2, "--ladder-m: expected a finite number, found nan"),
         ("paint w --helpers nobody", 1, "painter paint: error: two lines"),
-        ("paint w --helpers missing", 1, "/nowhere/at/all"),
+        ("paint w --helpers missing", 1, "/nowhere/at: expected a folder, found none"),
         ("paint w --helpers ctrl-c", 130, "painter paint: error: interrupted"),
         ("paint w --coats many", 2, "painter paint: error: --coats: expected a whole number, found 'many'"),
         ("paint w --coats", 2, "--coats: expected one argument"),
@@ -173,7 +173,7 @@ def test_toml(tmp_path: Path) -> None:
         ('dry = "yes"', 'dry: expected true or false, found "yes"'),
         ("coats = 0", "--coats: expected at least 1, found 0"),
         ("coat = 1", "unknown option 'coat'; did you mean coats?"),
-        ("qqq = 1", "unknown option 'qqq'; known: wall, colour, coats, drying_s"),
+        ("qqq = 1", "unknown option 'qqq'; --print-config prints those that there are"),
         ("[pant]", "unknown table [pant]; did you mean paint?"),
         ("[qqq]", "unknown table [qqq]; known: paint, move"),
         ("[move]", "expected a table [paint], found [move]"),
@@ -194,7 +194,7 @@ def test_mistakes_in_a_file_name_it(
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("paint", "w", "--config", str(tmp_path / "none"))[0] == 2
-    assert f"--config {tmp_path / 'none'}: [Errno 2] No such file" in capsys.readouterr().err
+    assert f"--config {tmp_path / 'none'}: No such file" in capsys.readouterr().err
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -101,10 +101,18 @@ def failing(*command: str, cwd: Path = ROOT, path: Path | str = "") -> str:
 )
 def test_a_missing_extra_is_named(package: str, missing: str, arguments: list[str], extra: str) -> None:
     script = f"import sys; sys.modules[{missing!r}] = None; from {package}.__main__ import main; sys.exit(main())"
+    compiles = ", which compiles pillow-simd, or without a compiler 'alexnet-pipeline[preprocess-portable]'"
     assert failing("-c", script, *arguments) == (
         f"alexnet-{extra}: error: the package {missing!r} is not installed; "
-        f"needs: pip install 'alexnet-pipeline[{extra}]'"
+        f"needs: pip install 'alexnet-pipeline[{extra}]'{compiles if missing == 'PIL' else ''}"
     )
+
+
+def test_the_portable_extra_differs_in_pillow_alone() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    preprocess, portable = set(extras["preprocess"]), set(extras["preprocess-portable"])
+    assert portable - preprocess == {"pillow>=12.1"}
+    assert all(line.startswith(("pillow-simd>=12.1 ;", "pillow>=12.1 ;")) for line in preprocess - portable)
 
 
 def test_what_hides_a_package_is_named(tmp_path: Path) -> None:

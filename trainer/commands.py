@@ -12,6 +12,7 @@ from commandline import Command, run_program
 from loader_service.client import LoaderError
 from trainer.config import DescribeConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from trainer.errors import TrainerError
+from trainer.watch.config import WatchConfig
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -32,6 +33,15 @@ def run(argv: Sequence[str] | None) -> int:
         ),
         Command("evaluate", EvaluateConfig, _evaluate, "error rates of a network, centre and ten crops"),
         Command("predict", PredictConfig, _predict, "what a network makes of picture files"),
+        Command(
+            "watch",
+            WatchConfig,
+            _watch,
+            "a page of this machine that follows a run",
+            "Serves a page to this machine's browsers that follows a run as its folder grows: curves, speed, images\n"
+            "of the batch that it was just shown, the filters of its last checkpoint. The run's folder says which\n"
+            "loaders to ask for the batch, and how; --target and what goes with it say otherwise.",
+        ),
         Command("report", ReportConfig, _report, "one HTML file about a run: curves, filters, examples"),
         Command("describe", DescribeConfig, _describe, "the network that options make: layers, shapes, sizes"),
         Command("export", ExportConfig, _export, "a network's weights as a safetensors file"),
@@ -94,6 +104,12 @@ def _report(config: ReportConfig) -> int:
     from trainer.report.report import run_report
 
     return run_report(config)
+
+
+def _watch(config: WatchConfig) -> None:
+    from trainer.watch.server import run_watch
+
+    run_watch(config)
 
 
 def _describe(config: DescribeConfig) -> None:

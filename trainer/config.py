@@ -7,7 +7,7 @@ from typing import Literal
 
 from commandline import check_options, option, required
 from loader_service.client import StreamSpec, View
-from loader_service.commands.connect import ConnectConfig
+from loader_service.commands.connect import TARGET, ConnectConfig
 from loader_service.wire.addresses import check_metrics_listen
 from trainer.network.architecture import Ablation, RemovableLayer, resolve
 from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
@@ -74,6 +74,7 @@ class DescribeConfig(NetworkConfig):
 class TrainConfig(NetworkConfig):
     """Options of ``train``."""
 
+    target: tuple[str, ...] = required(**TARGET)
     run_dir: Path = required("folder for checkpoints, metrics and pictures")
     devices: tuple[str, ...] = option(
         (),
@@ -180,6 +181,7 @@ class TrainConfig(NetworkConfig):
 class EvaluateConfig(ConnectConfig):
     """Options of ``evaluate``."""
 
+    target: tuple[str, ...] = required(**TARGET)
     checkpoint: tuple[Path, ...] = required(
         "checkpoint files or run folders (their best); the softmax outputs of several are averaged"
     )

@@ -8,7 +8,7 @@ from commandline import check_options, option, required
 from commandline.logs import LogFormat
 from loader_service.client import ClientOptions, Limits, StreamSpec, View
 from loader_service.client.machine import Processors
-from loader_service.commands.connect import ConnectConfig
+from loader_service.commands.connect import TARGET, ConnectConfig
 from loader_service.commands.sizing import num_processes, num_threads
 from loader_service.wire.addresses import (
     MAX_PORT,
@@ -89,7 +89,7 @@ class ServeConfig:
     )
     insecure: bool = option(False, "serve in clear text on an address that is not loopback: anyone can read")
     metrics_listen: str | None = option(
-        None, "serve Prometheus metrics at http://HOST:PORT/metrics", metavar="HOST:PORT"
+        None, "serve Prometheus metrics at http://HOST:PORT/metrics, or https with TLS", metavar="HOST:PORT"
     )
     metrics_insecure: bool = option(False, "serve metrics in clear text on an address that is not loopback")
     shared_memory: bool = option(True, "offer shared memory to clients of the same user on this machine")
@@ -152,6 +152,7 @@ class ServeConfig:
 class AskConfig(ConnectConfig):
     """Options of every command here that asks a running service."""
 
+    target: tuple[str, ...] = required(**TARGET)
     json: bool = option(False, "print the result as JSON")
 
     def __post_init__(self) -> None:
@@ -213,6 +214,7 @@ class DigestConfig(StreamConfig):
 class BenchConfig(StreamConfig):
     """Options of ``bench``."""
 
+    target: tuple[str, ...] = option((), **TARGET)
     duration_s: float = option(10.0, "length of the measurement", least=0.001, most=_MAX_SECONDS)
     warmup_s: float = option(2.0, "time before the measurement", least=0, most=_MAX_SECONDS)
     copy: bool = option(True, "images in arrays of their own, not in the slots of shared memory they came in")

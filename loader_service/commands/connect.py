@@ -7,17 +7,18 @@ from commandline import check_options, option
 from loader_service.client import ClientOptions, Security, Transport
 from loader_service.wire.addresses import check_target, named
 
+TARGET = {
+    "help": "loaders to read from; HOST:7000-7003 stands for four ports, dns:NAME:PORT for all addresses of NAME",
+    "metavar": "HOST:PORT[,...]",
+}
+"""Of the field ``target``, which commands that do nothing without a loader declare anew, as required."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectConfig:
     """Which loaders to ask, and how."""
 
-    target: tuple[str, ...] = option(
-        (),
-        "loaders to read from (required); HOST:7000-7003 stands for four ports, "
-        "dns:NAME:PORT for all addresses of NAME",
-        metavar="HOST:PORT[,...]",
-    )
+    target: tuple[str, ...] = option((), **TARGET)
     service_timeout_s: float = option(60.0, "give up when no loader has answered for this long", above=0)
     prefetch_steps: int | None = option(
         None,

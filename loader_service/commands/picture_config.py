@@ -7,16 +7,11 @@ from commandline import option
 from loader_service.commands.config import MAX_UINT32, MAX_UINT64, StreamConfig
 
 
-def _check_png(out: Path) -> None:
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"--out: expected a file name that ends in .png, found {str(out)!r}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class PreviewConfig(StreamConfig):
     """Options of ``preview``."""
 
-    out: Path = option(Path("crops.png"), "PNG file to write")
+    out: Path = option(Path("crops.png"), "PNG file to write", suffix=".png")
     count: int = option(8, "number of images", least=1, most=200)
     draws: int = option(6, "crops of each image, from as many epochs", least=1, most=32)
 
@@ -24,7 +19,6 @@ class PreviewConfig(StreamConfig):
         super().__post_init__()
         if self.epoch + self.draws > MAX_UINT32 + 1:
             raise ValueError(f"--epoch: expected at most {MAX_UINT32 + 1 - self.draws:,}, found {self.epoch}")
-        _check_png(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +26,4 @@ class ShowConfig(StreamConfig):
     """Options of ``show``."""
 
     step: int = option(0, "step of the epoch, from 0", least=0, most=MAX_UINT64)
-    out: Path = option(Path("batch.png"), "PNG file to write")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_png(self.out)
+    out: Path = option(Path("batch.png"), "PNG file to write", suffix=".png")

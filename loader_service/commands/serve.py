@@ -90,7 +90,7 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             shared_memory=config.shared_memory,
             max_connection_age_s=config.max_connection_age_s or None,
         )
-        metrics_port = _serve_metrics(metrics, config)
+        metrics_address = _serve_metrics(metrics, config)
         server.start()
         address = config.listen
         if not address.startswith("unix:"):
@@ -100,8 +100,8 @@ def _serve_one(config: ServeConfig, on_ready: Callable[[], None] = lambda: None)
             # In one write, so that the lines of several processes do not mix.
             print(f"serving {config.store} on {address}\n", end="", flush=True)
         on_ready()
-        if metrics_port is not None:
-            log.info("metrics on port %d", metrics_port)
+        if metrics_address is not None:
+            log.info("metrics at %s", metrics_address)
         log.info("fingerprint %s, pipeline %s, splits: %s", store.fingerprint, pipeline.version, splits)
         available = available_bytes()
         if available is not None:
@@ -130,16 +130,17 @@ def _opened(config: ServeConfig) -> Iterator[Store]:
         yield store
 
 
-def _serve_metrics(metrics: Metrics, config: ServeConfig) -> int | None:
-    """The port that metrics are served on, if they are wanted."""
+def _serve_metrics(metrics: Metrics, config: ServeConfig) -> str | None:
+    """The address that metrics are served at, if they are wanted."""
     address = config.metrics_listen
     if address is None:
         return None
     host, port = host_and_port(address, lowest_port=0)
     try:
-        return MetricsPort(host, port, metrics.registry, _tls_context(config)).port
+        port = MetricsPort(host, port, metrics.registry, _tls_context(config)).port
     except OSError as error:
         raise ServiceUnavailableError(f"--metrics-listen {address}: cannot listen there: {error.strerror}") from None
+    return f"{'https' if config.tls_cert else 'http'}://{address.rpartition(':')[0]}:{port}/metrics"
 
 
 def _numbers(config: ServeConfig) -> tuple[int, int]:

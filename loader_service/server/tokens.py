@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from commandline import one_line
 from loader_service.server.admission import refuse
 from loader_service.wire.errors import AccessError
 
@@ -75,8 +76,8 @@ class TokenFile:
                 tokens = _tokens_in(self._path)
             except (OSError, UnicodeDecodeError) as error:
                 if not self._tokens:
-                    raise AccessError(f"{self._path}: the tokens cannot be read: {error}") from None
-                log.error("%s: cannot be read (%s); the tokens read before still hold", self._path, error)
+                    raise AccessError(f"{self._path}: the tokens cannot be read: {one_line(error)}") from None
+                log.error("%s: cannot be read (%s); the tokens read before still hold", self._path, one_line(error))
                 return
             except AccessError as error:
                 if not self._tokens:

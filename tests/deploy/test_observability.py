@@ -90,6 +90,13 @@ def test_every_name_is_exported(endpoints: dict[str, list[str]]) -> None:
         assert asked <= names, f"{expression}: {asked - names} is exported by nobody"
 
 
+def test_everything_that_is_exported_has_a_panel(endpoints: dict[str, list[str]]) -> None:
+    """A metric that nobody draws is one that nobody knows."""
+    drawn = {re.sub("_(total|bucket)$", "", name) for query in dashboard_queries() for name in NAME.findall(query)}
+    ours = {name for name in exported(endpoints) if name.startswith("alexnet_")}
+    assert {re.sub("_(total|bucket|sum|count|created)$", "", name) for name in ours} <= drawn
+
+
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="needs prometheus (Debian's package)")
 def test_prometheus_answers_every_query(endpoints: dict[str, list[str]], tmp_path: Path) -> None:
     """Each query of the dashboard gives series from what a real Prometheus scraped, and no alert fires."""

@@ -4,8 +4,11 @@ import functools
 import os
 import re
 import shutil
+import ssl
 import stat
 import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,25 @@ def test_a_deployment_end_to_end(tiny_store: Path, tmp_path: Path, capsys: pytes
         assert digest(tls, "--tls-server-name", "elsewhere.example", timeout_s=1) == 1
         assert digest(other, timeout_s=1) == 1
     capsys.readouterr()
+
+
+def test_the_log_says_where_the_metrics_are(tiny_store: Path, tmp_path: Path) -> None:
+    """An address that can be opened, with TLS as the service has it."""
+    make(tmp_path, "127.0.0.1")
+    command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store), "--listen", "127.0.0.1:0"]
+    options = ["--tls-cert", tmp_path / "server.crt", "--tls-key", tmp_path / "server.key"]
+    with subprocess.Popen(
+        [*command, *map(str, options), "--metrics-listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None
+        try:
+            told = (re.search(r"metrics at (https://127\.0\.0\.1:\d+/metrics)$", line) for line in server.stderr)
+            address = next(filter(None, told))[1]
+            trusting = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+            with urllib.request.urlopen(address, context=trusting) as answer:
+                assert b"alexnet_loader_images" in answer.read()
+        finally:
+            server.terminate()
 
 
 def test_again_renews_and_keeps(tmp_path: Path) -> None:

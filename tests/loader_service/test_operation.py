@@ -402,7 +402,7 @@ DIGEST = ["digest", "--target", "127.0.0.1:1"]
         ([*DIGEST, "--token-file", "/nowhere"], 1, "/nowhere: the token cannot be read: "),
         ([*DIGEST, "--tls-ca", __file__], 1, f"{__file__}: expected the certificate of an authority, found: "),
         ([*DIGEST, "--tls-server-name", "x"], 2, "--tls-server-name needs --tls-ca"),
-        (["digest"], 2, "--target: expected at least one HOST:PORT, found none"),
+        (["digest"], 2, "--target must be given"),
         (
             ["digest", "--target", "127.0.0.1:82636"],
             2,

@@ -4,7 +4,6 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
-import warnings
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -108,21 +107,6 @@ def test_pinned_memory_without_a_gpu_is_a_warning(loader_target: str) -> None:
     with pytest.warns(UserWarning, match="pin_memory: expected a GPU, found none"):
         loader = RemoteLoader(loader_target, batch_size=16, pin_memory=True)
     assert len(epoch_of(loader)) == 6
-
-
-def test_the_readme_runs_on_this_machine(loader_target: str) -> None:
-    """Its own lines, but for the address, the size of a batch and the number of epochs."""
-    readme = (ROOT / "README.md").read_text()
-    section = readme[readme.index("## Feed your own PyTorch code") :]
-    code = section.split("```python\n")[1].split("```")[0]
-    for there, here in (("loader-1:7000,loader-2:7000", loader_target), ("=128", "=16"), ("range(90)", "range(2)")):
-        assert there in code
-        code = code.replace(there, here)
-    seen: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        exec(code, seen)
-    assert seen["images"].shape == (16, 3, 56, 56)
 
 
 def read_in_child(loader: RemoteLoader, found: Any) -> None:

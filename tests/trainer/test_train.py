@@ -177,7 +177,8 @@ def test_mistakes_take_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--run-dir", "x"], "--target: expected at least one HOST:PORT"),
+        (["train", "--run-dir", "x"], "--target must be given"),
+        (["train"], "--target, --run-dir must be given"),
         (["train", "--target", "localhost:1"], "--run-dir must be given"),
         (["train", "--describe"], "--describe is a command now: alexnet-trainer describe"),
         (["describe", "--crop", "30"], "--crop: 30 is too small"),

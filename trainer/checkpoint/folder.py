@@ -23,6 +23,8 @@ def locked(run_dir: Path) -> FolderLock:
 
     Raises TrainerError that names the owner when another process holds it, and OSError that names a file.
     """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise TrainerError(f"{run_dir}: expected a folder, or nothing, found a file")
     return FolderLock(
         run_dir,
         lambda owner: TrainerError(

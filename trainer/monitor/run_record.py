@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from commandline import one_line, write_line
 from commandline.files import write_whole
+from commandline.values import ValueType
 from loader_service.client import Description
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.config import TrainConfig
@@ -66,6 +68,16 @@ def read_record(run_dir: Path) -> dict[str, Any]:
         return {}
     parts = document.items() if isinstance(document, dict) else ()
     return {name: part for name, part in parts if isinstance(part, dict)}
+
+
+def options_of(record: dict[str, Any]) -> TrainConfig | None:
+    """The options that the run was last started with; None where the record does not tell them."""
+    hints = typing.get_type_hints(TrainConfig)
+    told = {name: value for name, value in record.get("options", {}).items() if name in hints and value is not None}
+    try:
+        return TrainConfig(**{name: ValueType(name, hints[name]).from_toml(value) for name, value in told.items()})
+    except (TypeError, ValueError):
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -160,6 +160,13 @@ def speed_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> st
     )
 
 
+def wait_chart(train: Sequence[TrainPoint]) -> str:
+    """How much of the time went into waiting for data, over the epochs of a run."""
+    position = _epoch_position(train)
+    points = [(position(p), 100 * p.data_wait) for p in train]
+    return line_chart("Time without data, %", "epoch", [Line(name="waiting", points=points)])
+
+
 def rate_marks(epochs: Sequence[EpochPoint]) -> list[tuple[float, str]]:
     """Where the learning rate changed: (epoch, ``lr 0.001``)."""
     pairs = itertools.pairwise(epochs)

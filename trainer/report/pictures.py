@@ -3,6 +3,7 @@
 import base64
 import struct
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,18 @@ def filter_grid(filters: Tensor, *, scale: int = 4) -> Pixels:
         top, left = place // per_row * cell, place % per_row * cell
         picture[top : top + cell - 1, left : left + cell - 1] = tile
     return picture
+
+
+def filter_figures(weights: Mapping[str, Tensor]) -> str:
+    """HTML: the conv1 filters among a network's weights, a figure for each column."""
+    figures: list[str] = []
+    while (filters := weights.get(f"columns.{len(figures)}.conv1.weight")) is not None:
+        column, size = len(figures) + 1, tuple(filters.shape[2:])
+        figures.append(
+            f'<figure><img class=filters alt="filters of column {column}" src="{data_uri(filter_grid(filters))}">'
+            f"<figcaption>Column {column}: {len(filters)} filters of {size[0]}x{size[1]}x3</figcaption></figure>"
+        )
+    return "<div class=charts>" + "".join(figures) + "</div>"
 
 
 def thumbnails(images: Tensor, side: int) -> Tensor:

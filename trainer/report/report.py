@@ -21,9 +21,9 @@ from trainer.monitor.run_record import read_record
 from trainer.network.describe import describe_architecture
 from trainer.recipes import RecipeName
 from trainer.report.cards import cards
-from trainer.report.charts import error_chart, loss_chart, speed_chart
+from trainer.report.charts import error_chart, loss_chart, speed_chart, wait_chart
 from trainer.report.gallery import BATCH_SIZE, Exhibit, Worst, collect
-from trainer.report.pictures import data_uri, filter_grid
+from trainer.report.pictures import filter_figures
 from trainer.report.style import STYLE
 
 REPORT_NAME = "report.html"
@@ -120,7 +120,7 @@ def page(
     ]
     if findings is not None:
         sections.append(_section("Beside the published numbers", _beside_published(loaded, findings)))
-    sections.append(_section("The first layer's filters", _filters(loaded)))
+    sections.append(_section("The first layer's filters", filter_figures(loaded.snapshot.weights)))
     if findings is not None:
         classes, split, names = loaded.plan.classes, findings.split, findings.names
         searched = f"<p>Neighbours by fc7 distance, among {findings.num_searched:,} training images.</p>"
@@ -129,7 +129,7 @@ def page(
             _section("Where it is most wrong", cards(findings.worst, classes, split=split, names=names)),
         ]
     sections += [
-        _section("Speed", f"<div class=charts>{speed_chart(train, epochs)}</div>"),
+        _section("Speed", f"<div class=charts>{speed_chart(train, epochs)}{wait_chart(train)}</div>"),
         _section("Network", f"<pre>{html.escape(describe_architecture(loaded.plan.architecture()))}</pre>"),
         _section("Run", _record_tables(record)),
     ]
@@ -188,18 +188,6 @@ def _summary(
     store_text = f" Store {html.escape(store[:12])}." if store else ""
     body = "".join(f"<div class=tile><b>{value}</b><span>{html.escape(text)}</span></div>" for value, text in tiles)
     return f"<p>{html.escape(recipe)}{store_text}</p><div class=tiles>{body}</div>"
-
-
-def _filters(loaded: LoadedNetwork) -> str:
-    figures = []
-    for place, column in enumerate(loaded.network.columns):
-        filters = column.get_submodule("conv1").get_parameter("weight")
-        size = tuple(filters.shape[2:])
-        figures.append(
-            f'<figure><img class=filters alt="filters of column {place + 1}" src="{data_uri(filter_grid(filters))}">'
-            f"<figcaption>Column {place + 1}: {len(filters)} filters of {size[0]}x{size[1]}x3</figcaption></figure>"
-        )
-    return "<div class=charts>" + "".join(figures) + "</div>"
 
 
 def _record_tables(record: dict[str, Any]) -> str:

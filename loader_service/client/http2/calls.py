@@ -122,7 +122,8 @@ class StreamConnection:
             if halt.is_set:
                 raise CallError(grpc.StatusCode.CANCELLED, "cancelled by the client") from None
             advice = f"; {ANOTHER_WAY}" if isinstance(error, ProtocolError) or names_a_proxy() else ""
-            raise CallError(grpc.StatusCode.UNAVAILABLE, f"cannot connect: {error}{advice}") from None
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise CallError(grpc.StatusCode.UNAVAILABLE, f"cannot connect: {reason}{advice}") from None
 
     def _buffer_of(self, size: int) -> memoryview:
         """The buffer's first ``size`` bytes; a larger one replaces it."""

@@ -93,11 +93,15 @@ def _shake_hands(connection: ssl.SSLSocket) -> None:
         raise
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
-            raise ssl.SSLError(f"the service speaks clear text: no --tls-ca ({error.reason})") from None
+            raise ssl.SSLError(
+                ssl.SSL_ERROR_SSL, f"the service speaks clear text: no --tls-ca ({error.reason})"
+            ) from None
         raise
     if connection.selected_alpn_protocol() != "h2":
         found = connection.selected_alpn_protocol() or "none"
-        raise ssl.SSLError(f"expected a service that speaks HTTP/2 over TLS (ALPN h2), found ALPN {found}")
+        raise ssl.SSLError(
+            ssl.SSL_ERROR_SSL, f"expected a service that speaks HTTP/2 over TLS (ALPN h2), found ALPN {found}"
+        )
 
 
 def look_up(host: str, port: int, halt: Halt) -> list[Any]:
