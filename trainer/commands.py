@@ -12,6 +12,7 @@ from commandline import Command, run_program
 from loader_service.client import LoaderError
 from trainer.config import DescribeConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from trainer.errors import TrainerError
+from trainer.experiments.config import ExperimentConfig
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -33,6 +34,9 @@ def run(argv: Sequence[str] | None) -> int:
         Command("evaluate", EvaluateConfig, _evaluate, "error rates of a network, centre and ten crops"),
         Command("predict", PredictConfig, _predict, "what a network makes of picture files"),
         Command("report", ReportConfig, _report, "one HTML file about a run: curves, filters, examples"),
+        Command(
+            "experiment", ExperimentConfig, _experiment, "one of the paper's experiments: its runs, table and page"
+        ),
         Command("describe", DescribeConfig, _describe, "the network that options make: layers, shapes, sizes"),
         Command("export", ExportConfig, _export, "a network's weights as a safetensors file"),
     ]
@@ -94,6 +98,12 @@ def _report(config: ReportConfig) -> int:
     from trainer.report.report import run_report
 
     return run_report(config)
+
+
+def _experiment(config: ExperimentConfig) -> int:
+    from trainer.experiments.command import run_experiment
+
+    return run_experiment(config)
 
 
 def _describe(config: DescribeConfig) -> None:

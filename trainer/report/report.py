@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from trainer.report.pictures import data_uri, filter_grid
 from trainer.report.style import STYLE
 
 REPORT_NAME = "report.html"
-PUBLISHED: dict[RecipeName, tuple[float, float, str]] = {
+PUBLISHED: Mapping[RecipeName, tuple[float, float, str]] = {
     "convnet2012": (0.40664, 0.18210, "ILSVRC-2012 validation, the authors' log of layers-145"),
     "paper": (0.407, 0.182, "ILSVRC-2012 validation, the paper's table 2"),
 }
@@ -108,7 +108,7 @@ def page(
     ]
     if findings is not None:
         sections.append(_section("Beside the published numbers", _beside_published(loaded, findings)))
-    sections.append(_section("The first layer's filters", _filters(loaded)))
+    sections.append(_section("The first layer's filters", filter_figures(loaded)))
     if findings is not None:
         classes, split = loaded.plan.classes, findings.split
         searched = f"<p>Neighbours by fc7 distance, among {findings.num_searched:,} training images.</p>"
@@ -139,8 +139,8 @@ def _beside_published(loaded: LoadedNetwork, findings: Findings) -> str:
             f"{found.num_images:,} images of {findings.split}, {loaded.plan.architecture().num_classes:,} classes",
         )
     ]
-    top1, top5, source = PUBLISHED[loaded.plan.recipe]
-    rows.append(("published, one network, ten crops", top1, top5, source))
+    if loaded.plan.recipe in PUBLISHED:
+        rows.append(("published, one network, ten crops", *PUBLISHED[loaded.plan.recipe]))
     cells = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{100 * top1:.1f} %</td><td>{100 * top5:.1f} %</td>"
         f"<td>{html.escape(of)}</td></tr>"
@@ -178,7 +178,8 @@ def _summary(
     return f"<p>{html.escape(recipe)}{store_text}</p><div class=tiles>{body}</div>"
 
 
-def _filters(loaded: LoadedNetwork) -> str:
+def filter_figures(loaded: LoadedNetwork) -> str:
+    """The first layer's filters as HTML, a picture a column."""
     figures = []
     for place, column in enumerate(loaded.network.columns):
         filters = column.get_submodule("conv1").get_parameter("weight")

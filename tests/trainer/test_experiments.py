@@ -1,0 +1,131 @@
+"""The engine of experiments: real runs against a real loader, killed and continued, diverged, compared, on one page."""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.runs import NETWORK, SHORT
+from tests.waiting import wait_until
+from trainer.experiments.command import conduct
+from trainer.experiments.config import ExperimentConfig
+from trainer.experiments.engine import OUTCOME_NAME
+from trainer.experiments.estimates import paired_difference
+from trainer.experiments.experiment import Arm, Conclusion, Evidence, Experiment, Results, Row, differing_streams
+from trainer.errors import TrainerError
+
+SETTING = (*(each for each in NETWORK if each not in ("--devices", "cpu,cpu")), "--batch-size", "16", "--log-steps", "2")
+
+
+def conclude(evidence: Evidence) -> Conclusion:
+    errors = {
+        name: {each.seed: 100 * each.epochs[-1].train_loss for each in evidence.results.of(name) if not each.diverged}
+        for name in ("plain", "tanh")
+    }
+    ours = paired_difference(errors["tanh"], errors["plain"])
+    runs = evidence.results.in_words("plain", "tanh", "wild")
+    row = Row(claim="tanh is worse", source="a test", paper="1", ours=ours, is_greater=True, runs=runs)
+    return Conclusion(rows=(row,))
+
+
+EXPERIMENT = Experiment(
+    name="small",
+    title="A small experiment",
+    about=("For a test.",),
+    setting=(*SETTING, "--epochs", "2"),
+    arms=(
+        Arm(name="plain", options=("--lr", "0.002"), seeds=(0,)),
+        Arm(name="tanh", options=("--lr", "0.002", "--activation", "tanh"), seeds=(0,)),
+        Arm(name="wild", options=("--lr", "1e30"), seeds=(0,)),
+    ),
+    then=lambda results: (Arm(name="plain", seeds=(0, 1)), Arm(name="tanh", seeds=(0, 1))),
+    conclude=conclude,
+)
+
+
+def config_for(store: Path, out: Path) -> ExperimentConfig:
+    return ExperimentConfig(name="figure-1", store=store, out=out, devices=("cpu", "cpu"), threads=1, at_once=2)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``EXPERIMENT``, made without an interruption."""
+    out = tmp_path_factory.mktemp("experiment") / "unbroken"
+    assert conduct(EXPERIMENT, config_for(tiny_store, out)) == 0
+    return out
+
+
+def table(out: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((out / "table.json").read_text())
+    return found
+
+
+def test_the_table_has_the_difference_with_its_interval_and_the_run_that_diverged(unbroken: Path) -> None:
+    document = table(unbroken)
+    [row] = document["rows"]
+    assert row["low"] < row["ours"] < row["high"]
+    assert row["runs"] == "5 runs, 1 diverged"
+    runs = {(run["setting"], run["seed"]): run for run in document["runs"]}
+    assert sorted(runs) == [("plain", 0), ("plain", 1), ("tanh", 0), ("tanh", 1), ("wild", 0)]
+    assert "epoch 0" in runs["wild", 0]["diverged"]
+    assert {len(run["epochs"]) for name, run in runs.items() if name[0] != "wild"} == {2}
+    for seed in (0, 1):
+        assert runs["plain", seed]["consumed"] == runs["tanh", seed]["consumed"]
+    assert runs["plain", 0]["consumed"] != runs["plain", 1]["consumed"]
+    assert "| wild | 0 |" in (unbroken / "table.md").read_text()
+    assert "diverged" in (unbroken / "page.html").read_text()
+
+
+def test_killed_at_random_moments_it_makes_the_same_table(unbroken: Path, tiny_store: Path, tmp_path: Path) -> None:
+    drawn = random.Random(1)
+    out = tmp_path / "killed"
+    program = (
+        "import sys; from pathlib import Path; from tests.trainer import test_experiments as t; "
+        "sys.exit(t.conduct(t.EXPERIMENT, t.config_for(Path(sys.argv[1]), Path(sys.argv[2]))))"
+    )
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        with subprocess.Popen([sys.executable, "-c", program, str(tiny_store), str(out)]) as process:
+            wait_until(lambda: (out / "loader.log").exists() or process.poll() is not None, "the experiment's start")
+            signal.sigtimedwait([], drawn.uniform(0, 12))
+            process.send_signal(number)
+            assert process.wait(100) in (-number, 128 + number, 0)
+    assert conduct(EXPERIMENT, config_for(tiny_store, out)) == 0
+    assert table(out) == table(unbroken)
+
+
+def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("log.txt")}
+    assert conduct(EXPERIMENT, config_for(tiny_store, unbroken)) == 0
+    assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("log.txt")} == before
+
+
+def test_another_experiment_is_refused_its_folder(unbroken: Path, tiny_store: Path) -> None:
+    other = dataclasses.replace(EXPERIMENT, setting=(*EXPERIMENT.setting, "--no-lrn"))
+    with pytest.raises(TrainerError, match="with another setting: .* choose another --out"):
+        conduct(other, config_for(tiny_store, unbroken))
+
+
+def test_a_run_that_fails_is_named_with_its_last_line(tiny_store: Path, tmp_path: Path) -> None:
+    arm = Arm(name="too large", options=("--crop", "65"), seeds=(0,))
+    failing = dataclasses.replace(EXPERIMENT, arms=(arm,), then=lambda results: ())
+    with pytest.raises(TrainerError, match="the run too large, seed 0 ended with 1: .*--crop: expected at most"):
+        conduct(failing, config_for(tiny_store, tmp_path))
+
+
+def test_runs_that_consumed_other_images_are_found(unbroken: Path, tiny_store: Path) -> None:
+    """One run's outcome takes the place of another's, as if the loader had served it the other seed's stream."""
+    one, other = (unbroken / "runs" / name / OUTCOME_NAME for name in ("tanh-seed-0", "tanh-seed-1"))
+    kept = one.read_bytes()
+    try:
+        shutil.copyfile(other, one)
+        with pytest.raises(TrainerError, match="did not: seed 0: plain and tanh differ within the first 2 epochs"):
+            conduct(EXPERIMENT, config_for(tiny_store, unbroken))
+    finally:
+        one.write_bytes(kept)
