@@ -1,5 +1,6 @@
 """The digest of what a run has consumed: of the images' order and crops, whatever the batches and the interruptions."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,10 +53,9 @@ def test_every_part_of_an_image_counts(change: str) -> None:
         colour_shifts=np.zeros((4, 3), np.float32),
     )
     before = rows_of(batch)
-    if change == "shifted":
-        batch.images = scene[:, 1:, 1:]
-    elif change == "mirrored":
-        batch.images = batch.images[:, :, ::-1]
+    if change in ("shifted", "mirrored"):
+        images = scene[:, 1:, 1:] if change == "shifted" else batch.images[:, :, ::-1]
+        batch = dataclasses.replace(batch, images=images)
     else:
         {"label": batch.labels, "index": batch.indices, "shift": batch.colour_shifts}[change][3] += 1
     assert rows_of(batch) != before
