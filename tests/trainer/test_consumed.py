@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -14,6 +15,8 @@ from loader_service.client import Batch, LoaderClient, StreamSpec
 from tests.trainer.runs import train
 from trainer.checkpoint import folder
 from trainer.data.consumed import ConsumedDigest, rows_of
+
+SPEC = StreamSpec(split="train", crop_size=56, seed=1, batch_size=20)
 
 
 def consumed(run_dir: Path) -> list[str]:
@@ -32,8 +35,7 @@ def digest_of(batches: Iterator[Batch]) -> str:
 def test_it_depends_on_the_images_and_not_on_the_batches(loader_target: str) -> None:
     def of(**stream: Any) -> str:
         with LoaderClient([loader_target]) as client:
-            spec = StreamSpec(**({"split": "train", "crop_size": 56, "seed": 1, "batch_size": 20} | stream))
-            return digest_of(client.stream(spec))
+            return digest_of(client.stream(dataclasses.replace(SPEC, **stream)))
 
     whole = of()
     assert of(batch_size=50) == of(batch_size=100) == whole
@@ -57,7 +59,9 @@ def test_every_part_of_an_image_counts(change: str) -> None:
         images = scene[:, 1:, 1:] if change == "shifted" else batch.images[:, :, ::-1]
         batch = dataclasses.replace(batch, images=images)
     else:
-        {"label": batch.labels, "index": batch.indices, "shift": batch.colour_shifts}[change][3] += 1
+        parts: dict[str, npt.NDArray[Any]]
+        parts = {"label": batch.labels, "index": batch.indices, "shift": batch.colour_shifts}
+        parts[change][3] += 1
     assert rows_of(batch) != before
 
 

@@ -111,14 +111,14 @@ def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> No
 
 def test_another_experiment_is_refused_its_folder(unbroken: Path, tiny_store: Path) -> None:
     other = dataclasses.replace(EXPERIMENT, setting=(*EXPERIMENT.setting, "--no-lrn"))
-    with pytest.raises(TrainerError, match="with another setting: .* choose another --out"):
+    with pytest.raises(TrainerError, match=r"with another setting: .* choose another --out"):
         conduct(other, config_for(tiny_store, unbroken))
 
 
 def test_a_run_that_fails_is_named_with_its_last_line(tiny_store: Path, tmp_path: Path) -> None:
     arm = Arm(name="too large", options=("--crop", "65"), seeds=(0,))
     failing = dataclasses.replace(EXPERIMENT, arms=(arm,), then=lambda results: ())
-    with pytest.raises(TrainerError, match="the run too large, seed 0 ended with 1: .*--crop: expected at most"):
+    with pytest.raises(TrainerError, match=r"the run too large, seed 0 ended with 1: .*--crop: expected at most"):
         conduct(failing, config_for(tiny_store, tmp_path))
 
 
