@@ -73,8 +73,9 @@ def test_every_run_that_is_declared_can_be_started(name: str, options: dict[str,
     for arm in experiment.arms:
         typed = ["--target", "127.0.0.1:7000", "--run-dir", "run", *experiment.setting, *arm.options]
         given = parse_arguments(TrainConfig, "train", "", typed)
-        options = {field.name: given[field.name] for field in fields(TrainConfig) if field.name in given}
-        TrainConfig(**{each: tuple(value) if isinstance(value, list) else value for each, value in options.items()})
+        found = ((field.name, given[field.name]) for field in fields(TrainConfig) if field.name in given)
+        values: dict[str, Any] = {each: tuple(value) if isinstance(value, list) else value for each, value in found}
+        TrainConfig(**values)
 
 
 def test_figure_1_by_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

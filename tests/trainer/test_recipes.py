@@ -10,7 +10,7 @@ from trainer.network.architecture import Ablation, resolve
 from trainer.network.columns import TwoColumns
 from trainer.network.layers import pooled
 from trainer.recipes import CONVNET2012, PAPER, recipe_named
-from trainer.recipes.parts import PARTS, with_parts
+from trainer.recipes.parts import PARTS, Part, with_parts
 from trainer.recipes.recipe import Pooling
 
 
@@ -39,7 +39,7 @@ def test_all_parts_make_the_2012_recipe_but_for_its_schedule() -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_part_changes_something_of_its_own(part: str) -> None:
+def test_each_part_changes_something_of_its_own(part: Part) -> None:
     assert with_parts(PAPER, [part]) != PAPER
     assert with_parts(PAPER, [each for each in PARTS if each != part]) != with_parts(PAPER, PARTS)
 

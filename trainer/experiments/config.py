@@ -14,7 +14,7 @@ ExperimentName = Literal["figure-1", "ablations", "table-1", "table-2", "figure-
 class ExperimentConfig(ConnectConfig):
     """Options of ``experiment``."""
 
-    name: ExperimentName = required("the experiment", positional=True)
+    name: ExperimentName = required("figure-1, ablations, table-1, table-2, figure-3 or figure-4", positional=True)
     out: Path = required("its folder: runs, table.md, table.json, picture.svg and page.html")
     store: Path | None = option(
         None, "store to read, by a loader that lasts as long as the experiment; or give --target"

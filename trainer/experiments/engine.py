@@ -88,10 +88,10 @@ class Engine:
         return Results(_read(arm, seed, run_dir) for arm, seed, run_dir in wanted)
 
     def _job(self, arm: Arm, seed: int, run_dir: Path) -> Job:
-        where = ("--target", self._target, "--run-dir", str(run_dir), "--resume", "auto", "--no-tensorboard")
+        where = ("--target", self._target, "--run-dir", str(run_dir), "--resume", "auto")
         return Job(
             name=f"{arm.name}, seed {seed}",
-            command=(*self.command_of(arm, seed), *where, *self._machine),
+            command=(*self.command_of(arm, seed), *where, "--keep", "1", "--no-tensorboard", *self._machine),
             log=run_dir / "log.txt",
         )
 
