@@ -1,7 +1,9 @@
 """The engine of experiments: real runs against a real loader, killed and continued, diverged, compared, on one page."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import random
 import signal
 import subprocess
@@ -13,6 +15,8 @@ import pytest
 
 from tests.trainer.runs import NETWORK
 from tests.waiting import wait_until
+from trainer.checkpoint import folder
+from trainer.checkpoint.lock import LOCK_NAME, RunLock
 from trainer.errors import TrainerError
 from trainer.experiments.command import conduct
 from trainer.experiments.config import ExperimentConfig
@@ -54,8 +58,24 @@ EXPERIMENT = Experiment(
 )
 
 
+ENDLESS = dataclasses.replace(
+    EXPERIMENT,
+    setting=(*SETTING, "--epochs", "100000", "--checkpoint-steps", "2"),
+    arms=EXPERIMENT.arms[:1],
+)
+
+
 def config_for(store: Path, out: Path) -> ExperimentConfig:
     return ExperimentConfig(name="figure-1", store=store, out=out, devices=("cpu", "cpu"), threads=1, at_once=2)
+
+
+def started(name: str, store: Path, out: Path) -> "subprocess.Popen[bytes]":
+    """An experiment of this module in a process of its own."""
+    program = (
+        "import sys; from pathlib import Path; from tests.trainer import test_experiments as t; "
+        "sys.exit(t.conduct(getattr(t, sys.argv[1]), t.config_for(*map(Path, sys.argv[2:]))))"
+    )
+    return subprocess.Popen([sys.executable, "-c", program, name, str(store), str(out)])
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +109,39 @@ def test_the_table_has_the_difference_and_the_run_that_diverged(unbroken: Path) 
 def test_killed_at_random_moments_it_makes_the_same_table(unbroken: Path, tiny_store: Path, tmp_path: Path) -> None:
     drawn = random.Random(1)
     out = tmp_path / "killed"
-    program = (
-        "import sys; from pathlib import Path; from tests.trainer import test_experiments as t; "
-        "sys.exit(t.conduct(t.EXPERIMENT, t.config_for(Path(sys.argv[1]), Path(sys.argv[2]))))"
-    )
     for number in (signal.SIGKILL, signal.SIGTERM):
-        with subprocess.Popen([sys.executable, "-c", program, str(tiny_store), str(out)]) as process:
+        with started("EXPERIMENT", tiny_store, out) as process:
             wait_until(lambda: (out / "loader.log").exists() or process.poll() is not None, "the experiment's start")
             signal.sigtimedwait([], drawn.uniform(0, 12))
             process.send_signal(number)
             assert process.wait(100) in (-number, 128 + number, 0)
     assert conduct(EXPERIMENT, config_for(tiny_store, out)) == 0
     assert table(out) == table(unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_run_outlives_its_experiment(number: signal.Signals, tiny_store: Path, tmp_path: Path) -> None:
+    """Its run and its loader end, so that another can take the run's folder: after SIGTERM, all has been saved."""
+    run_dir = tmp_path / "runs" / "plain-seed-0"
+    with started("ENDLESS", tiny_store, tmp_path) as process:
+        wait_until(lambda: folder.numbered(run_dir) or process.poll() is not None, "the run's first checkpoint")
+        owner = int((run_dir / LOCK_NAME).read_text().split()[1])
+        process.send_signal(number)
+        assert process.wait(150) in (-number, 128 + number)
+    try:
+        wait_until(lambda: not is_held(run_dir), "the run's end")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(owner, signal.SIGKILL)
+    assert ("stopped at epoch" in (run_dir / "log.txt").read_text()) == (number == signal.SIGTERM)
+
+
+def is_held(run_dir: Path) -> bool:
+    try:
+        RunLock(run_dir).close()
+    except TrainerError:
+        return True
+    return False
 
 
 def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> None:
