@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from commandline import write_line
-from commandline.stopping import StopRequests
 from commandline.files import write_whole
+from commandline.stopping import StopRequests
 from trainer.errors import TrainerError
 from trainer.experiments.experiment import Arm, Experiment, Outcome, Results
 from trainer.experiments.runner import Job, last_line, run_jobs

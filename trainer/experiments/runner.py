@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from commandline.stopping import StopRequests
 from commandline.files import naming
+from commandline.stopping import StopRequests
 from trainer.errors import Stopped, TrainerError
 
 LOOK_S = 0.1
