@@ -12,6 +12,7 @@ from commandline import Command, run_program
 from loader_service.client import LoaderError
 from trainer.config import DescribeConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig
 from trainer.errors import TrainerError
+from trainer.experiments.config import ExperimentConfig
 from trainer.watch.config import WatchConfig
 
 
@@ -43,6 +44,9 @@ def run(argv: Sequence[str] | None) -> int:
             "loaders to ask for the batch, and how; --target and what goes with it say otherwise.",
         ),
         Command("report", ReportConfig, _report, "one HTML file about a run: curves, filters, examples"),
+        Command(
+            "experiment", ExperimentConfig, _experiment, "one of the paper's experiments: its runs, table and page"
+        ),
         Command("describe", DescribeConfig, _describe, "the network that options make: layers, shapes, sizes"),
         Command("export", ExportConfig, _export, "a network's weights as a safetensors file"),
     ]
@@ -110,6 +114,12 @@ def _watch(config: WatchConfig) -> None:
     from trainer.watch.server import run_watch
 
     run_watch(config)
+
+
+def _experiment(config: ExperimentConfig) -> int:
+    from trainer.experiments.command import run_experiment
+
+    return run_experiment(config)
 
 
 def _describe(config: DescribeConfig) -> None:

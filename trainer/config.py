@@ -11,6 +11,7 @@ from loader_service.commands.connect import TARGET, ConnectConfig
 from loader_service.wire.addresses import check_metrics_listen
 from trainer.network.architecture import Ablation, RemovableLayer, resolve
 from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
+from trainer.recipes.parts import Part, with_parts
 from trainer.recipes.recipe import Activation, Init
 from trainer.recipes.schedule import with_drops, with_epochs, with_rate
 
@@ -24,7 +25,9 @@ class NetworkConfig(ConnectConfig):
     """Options that decide the network's layers; those of ``describe``, and of ``train`` among others."""
 
     recipe: RecipeName = option(
-        "convnet2012", "convnet2012: what the authors ran, to get the published 40.7 / 18.2 %; paper: the text's words"
+        "convnet2012",
+        "convnet2012: what the authors ran, to get the published 40.7 / 18.2 %; paper: the text's words; cifar10: a "
+        "network of four layers for images of 32 pixels (give --crop 32)",
     )
     width: float = option(1.0, "multiplies the paper's maps and units", above=0, most=16)
     crop: int | None = option(None, "side of a crop in pixels (default: 7/8 of the stored side)", least=1)
@@ -34,6 +37,7 @@ class NetworkConfig(ConnectConfig):
     columns: Columns = option("linked", "ablation: two linked columns, two without links, or one")
     dropout: bool = option(True, "ablation: dropout in fc6 and fc7")
     without_layer: RemovableLayer | None = option(None, "ablation: a layer to leave out")
+    parts_of_2012: tuple[Part, ...] = option((), "ablation: what --recipe paper has from convnet2012 instead")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +52,7 @@ class NetworkConfig(ConnectConfig):
             columns=self.columns,
             dropout=self.dropout,
             without_layer=self.without_layer,
+            parts_of_2012=self.parts_of_2012,
         )
 
     def check_network(self, num_classes: int = 1000) -> None:
@@ -148,7 +153,7 @@ class TrainConfig(NetworkConfig):
     @property
     def resolved_recipe(self) -> Recipe:
         """The recipe with this command's rates, epochs and colour."""
-        recipe = recipe_named(self.recipe)
+        recipe = with_parts(recipe_named(self.recipe), self.parts_of_2012)
         if self.epochs is not None:
             recipe = with_epochs(recipe, self.epochs)
         if self.lr is not None:

@@ -37,6 +37,11 @@ class Evaluation:
     confusion: Tensor
     """int64 [classes, classes]: images of class i (row) whose best guess was j (column)."""
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Loss and errors by name."""
+        return {"loss": self.loss, "top1_error": self.top1_error, "top5_error": self.top5_error}
+
 
 class SplitPass:
     """One pass over a split, this rank's share of it; its first batches are on their way from construction on.

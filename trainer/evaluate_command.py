@@ -57,12 +57,7 @@ def _as_json(config: EvaluateConfig, loaded: list[LoadedNetwork], results: list[
     class_ids = [id_ for id_, _ in loaded[0].plan.classes]
     document: dict[str, Any] = {"split": config.split, "checkpoints": [str(each.path) for each in loaded]}
     for result in results:
-        document[result.crops] = {
-            "num_images": result.num_images,
-            "loss": result.loss,
-            "top1_error": result.top1_error,
-            "top5_error": result.top5_error,
-        }
+        document[result.crops] = {"num_images": result.num_images, **result.figures}
         if config.classes:
             errors = per_class_errors(result.confusion)
             document[result.crops]["class_top1_errors"] = dict(zip(class_ids, errors, strict=True))

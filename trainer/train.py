@@ -15,13 +15,14 @@ from trainer.checkpoint.saved_network import plan_of_run
 from trainer.checkpoint.state import TrainingState
 from trainer.config import TrainConfig
 from trainer.data.centring import Centring
+from trainer.data.consumed import ConsumedDigest
 from trainer.data.feed import DeviceBatch, Feed, allocator
 from trainer.devices import devices_of_rank, precision_on
 from trainer.errors import DeviceError, DivergedError, PeerFailedError, RanksError, Stopped, TrainerError
 from trainer.monitor.interval import Interval
 from trainer.monitor.metrics import METRICS_NAME, EpochPoint, MetricsWriter, history_of
 from trainer.monitor.prometheus import Exporter
-from trainer.monitor.run_record import write_record
+from trainer.monitor.run_record import RunRecord
 from trainer.monitor.starvation import StarvationWatch
 from trainer.network.columns import TwoColumns
 from trainer.network.describe import describe_architecture
@@ -95,6 +96,7 @@ class Run:
             update=PaperUpdate(network.named_parameters(), self.recipe),
             schedule=ScheduleState(),
             epoch_sums=torch.zeros(4, dtype=torch.float64, device=devices[0]),
+            consumed=ConsumedDigest() if ranks.world_size == 1 else None,
         )
         self.precision = precision_on(devices[0]) if config.precision == "auto" else config.precision
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
@@ -102,6 +104,7 @@ class Run:
         identity = identity_of(config, self.plan, self.description, self.precision)
         history = config.run_dir / METRICS_NAME
         self.keeper = Keeper(config, identity, self.plan, self.state, ranks, num_images=num_images, history=history)
+        self.record = RunRecord(config, self.plan, self.description, precision=self.precision, ranks=ranks)
         self.metrics: MetricsWriter | None = None
         self.exporter: Exporter | None = None
         self.curve = CurveWriter(config.run_dir)
@@ -131,11 +134,7 @@ class Run:
             stack.enter_context(self.validation)
             if self.ranks.leads:
                 write_line(f"{describe_architecture(self.plan.architecture()).splitlines()[-1]}, {self.precision}")
-                write_record(
-                    *(config.run_dir, config, self.plan, self.description),
-                    precision=self.precision,
-                    ranks=self.ranks,
-                )
+                self.record.write(state.consumed)
                 writer = MetricsWriter(
                     config.run_dir,
                     epoch=state.epoch,
@@ -153,6 +152,7 @@ class Run:
                 with self.keeper:
                     is_stopped = self._train_and_save(progress)
             except DivergedError as error:
+                self.record.write(state.consumed, diverged=str(error))
                 raise DivergedError(f"{error}: {self._advice()}") from None
         if self.ranks.leads:
             if is_stopped:
@@ -233,6 +233,8 @@ class Run:
     def _take_step(self, batch: DeviceBatch, divisor: float) -> None:
         state = self.state
         self.step.take(batch, divisor, rates_at(self.recipe, state.epoch, state.schedule))
+        if state.consumed is not None:
+            state.consumed.add(batch.rows)
         state.step += 1
         state.global_step += 1
 
@@ -242,6 +244,7 @@ class Run:
         loss, top1, top5, count = self.ranks.sum(state.epoch_sums).tolist()
         result = self.validation.run(state.epoch)
         error = top1 / count if result is None else result.top1_error
+        figures = {} if result is None else result.figures
         is_best = is_better(error, state.schedule.best_error)
         rates = rates_at(self.recipe, state.epoch, state.schedule)
         point = EpochPoint(
@@ -251,19 +254,14 @@ class Run:
             train_top1_error=top1 / count,
             train_top5_error=top5 / count,
             rate=rates.weight,
-            validation_loss=None if result is None else result.loss,
-            validation_top1_error=None if result is None else result.top1_error,
-            validation_top5_error=None if result is None else result.top5_error,
+            **{f"validation_{name}": value for name, value in figures.items()},
         )
         if self.metrics is not None:
             self.metrics.write(point)
         state.schedule = after_epoch(self.recipe, state.epoch, state.schedule, error)
-        if result is not None:
-            state.validation = {
-                "loss": result.loss,
-                "top1_error": result.top1_error,
-                "top5_error": result.top5_error,
-            }
+        state.validation = state.validation if result is None else result.figures
+        if state.consumed is not None:
+            state.consumed.end_epoch()
         state.epoch, state.step = state.epoch + 1, 0
         state.epoch_sums.zero_()
         self.keeper.save(best=is_best, waits=False)
@@ -271,6 +269,7 @@ class Run:
             next_rate = None if state.schedule.finished else rates_at(self.recipe, state.epoch, state.schedule).weight
             write_line(epoch_line(point, self.recipe.schedule.end_epoch, is_best=is_best, next_rate=next_rate))
             self.curve.begin()
+        self.record.write(state.consumed)
 
     def _is_stopping(self) -> bool:
         return self.stop.requested

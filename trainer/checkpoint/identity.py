@@ -82,7 +82,7 @@ RESUME_RULES = (
     ResumeRule(
         options=(
             *("--crop", "--width", "--columns", "--without-layer"),
-            *("--activation", "--lrn", "--overlapping-pooling", "--dropout"),
+            *("--activation", "--lrn", "--overlapping-pooling", "--dropout", "--parts-of-2012"),
         ),
         may_change=False,
         note="they decide the network: leave them, or start another run",

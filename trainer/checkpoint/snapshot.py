@@ -13,6 +13,7 @@ from torch import Tensor
 
 from commandline import one_line
 from commandline.files import atomic_file, naming
+from trainer.data.consumed import ConsumedDigest
 from trainer.errors import CheckpointError
 from trainer.recipes.schedule import ScheduleState
 
@@ -46,6 +47,8 @@ class Snapshot:
     """The last validation's result."""
     is_best: bool = False
     """Whether its run had none better so far."""
+    consumed: dict[str, Any] | None = None
+    """The state of the digest over the stream so far; None in checkpoints of before there was one."""
 
 
 def save(snapshot: Snapshot, path: Path) -> None:
@@ -157,5 +160,9 @@ def _snapshot_of(document: dict[str, Any]) -> Snapshot:
         raise TypeError("weights, velocities and generators: expected tensors")
     if values["epoch_sums"].shape != (4,) or min(values["epoch"], values["step"], values["global_step"]) < 0:
         raise ValueError("expected four sums and a position")
+    consumed = document.get("consumed")
+    if consumed is not None:
+        ConsumedDigest.from_plain(consumed)
     is_best = document.get("is_best") is True  # checkpoints of earlier versions do not say
-    return Snapshot(**values | {"schedule": ScheduleState(**values["schedule"]), "is_best": is_best})
+    schedule = ScheduleState(**values["schedule"])
+    return Snapshot(**values | {"schedule": schedule, "is_best": is_best, "consumed": consumed})

@@ -9,6 +9,7 @@ from torch import Tensor
 from commandline import one_line
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.checkpoint.snapshot import Identity, Snapshot, all_finite
+from trainer.data.consumed import ConsumedDigest
 from trainer.errors import CheckpointError, DivergedError
 from trainer.network.columns import TwoColumns
 from trainer.optimizer import PaperUpdate
@@ -28,6 +29,8 @@ class TrainingState:
     step: int = 0
     global_step: int = 0
     validation: dict[str, float] | None = None
+    consumed: ConsumedDigest | None = None
+    """Digest of the stream so far; None where it is not kept: several ranks, or a checkpoint that had none."""
 
     @property
     def place(self) -> str:
@@ -49,6 +52,7 @@ class TrainingState:
             epoch_sums=_copied(self.epoch_sums),
             network=plan.to_plain(),
             validation=self.validation,
+            consumed=None if self.consumed is None else self.consumed.to_plain(),
         )
 
     def check(self) -> None:
@@ -71,6 +75,8 @@ class TrainingState:
         self.schedule = snapshot.schedule
         self.epoch, self.step, self.global_step = snapshot.epoch, step, snapshot.global_step
         self.validation = snapshot.validation
+        if self.consumed is not None:
+            self.consumed = None if snapshot.consumed is None else ConsumedDigest.from_plain(snapshot.consumed)
 
 
 def _copied(tensor: Tensor) -> Tensor:

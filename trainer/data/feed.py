@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loader_service.client import Batch
 from loader_service.torch_adapter import pinned_array
+from trainer.data.consumed import rows_of
 
 POLL_S = 0.2
 """How often a waiting step looks whether it should stop."""
@@ -36,6 +37,8 @@ class DeviceBatch:
     """int64 [N] on the first device."""
     indices: Tensor
     """int64 [N] on the CPU: indices in the split."""
+    rows: bytes = b""
+    """What a run's digest takes in of these images."""
 
     @property
     def num_images(self) -> int:
@@ -181,5 +184,6 @@ class Feed:
             shifts=on_shifts,
             labels=labels,
             indices=torch.from_numpy(batch.indices),
+            rows=rows_of(batch),
         )
         return _Copied(batch=device_batch, events=events, host=batch)

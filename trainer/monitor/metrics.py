@@ -43,9 +43,9 @@ class EpochPoint:
     train_top1_error: float
     train_top5_error: float
     rate: float
-    validation_loss: float | None
-    validation_top1_error: float | None
-    validation_top5_error: float | None
+    validation_loss: float | None = None
+    validation_top1_error: float | None = None
+    validation_top5_error: float | None = None
 
 
 Point = TrainPoint | EpochPoint

@@ -16,44 +16,54 @@ from commandline.values import ValueType
 from loader_service.client import Description
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.config import TrainConfig
+from trainer.data.consumed import ConsumedDigest
 from trainer.ranks import Ranks
 
 RECORD_NAME = "run.json"
 
 
-def write_record(
-    run_dir: Path, config: TrainConfig, plan: NetworkPlan, description: Description, *, precision: str, ranks: Ranks
-) -> None:
-    """Writes the record; a resumed run writes it anew."""
-    architecture = plan.architecture()
-    document = {
-        "options": {name: _plain(value) for name, value in vars(config).items()},
-        "store": {
-            "fingerprint": description.fingerprint,
-            "pipeline_version": description.pipeline_version,
-            "splits": description.splits,
-            "image_side": description.image_side,
-        },
-        "network": {
-            "num_parameters": architecture.num_parameters,
-            "multiply_adds": architecture.multiply_adds,
-            "crop": architecture.crop,
-            "num_classes": architecture.num_classes,
-        },
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "system": f"{platform.system()} {platform.release()}",
-            "cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-            "precision": precision,
-            "processes": ranks.world_size,
-        },
-        "recipe": dataclasses.asdict(config.resolved_recipe),
-    }
-    write_whole(run_dir / RECORD_NAME, json.dumps(document, indent=1))
+class RunRecord:
+    """Writes a run's record: when it starts or continues, after each epoch, and when it ends by diverging."""
+
+    def __init__(
+        self, config: TrainConfig, plan: NetworkPlan, description: Description, *, precision: str, ranks: Ranks
+    ) -> None:
+        self._path, self._leads = config.run_dir / RECORD_NAME, ranks.leads
+        architecture = plan.architecture()
+        self._document = {
+            "options": {name: _plain(value) for name, value in vars(config).items()},
+            "store": {
+                "fingerprint": description.fingerprint,
+                "pipeline_version": description.pipeline_version,
+                "splits": description.splits,
+                "image_side": description.image_side,
+            },
+            "network": {
+                "num_parameters": architecture.num_parameters,
+                "multiply_adds": architecture.multiply_adds,
+                "crop": architecture.crop,
+                "num_classes": architecture.num_classes,
+            },
+            "environment": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "machine": platform.machine(),
+                "system": f"{platform.system()} {platform.release()}",
+                "cores": os.cpu_count(),
+                "torch_threads": torch.get_num_threads(),
+                "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+                "precision": precision,
+                "processes": ranks.world_size,
+            },
+            "recipe": dataclasses.asdict(config.resolved_recipe),
+        }
+
+    def write(self, consumed: ConsumedDigest | None, *, diverged: str | None = None) -> None:
+        """Writes it anew on the leading rank; ``diverged`` says where numbers ceased to be finite."""
+        if self._leads:
+            stream = {"consumed_by_epoch": None if consumed is None else list(consumed.epochs)}
+            document = {**self._document, "stream": stream, "outcome": {"diverged": diverged}}
+            write_whole(self._path, json.dumps(document, indent=1))
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from trainer.recipes import Columns, ConvLayer, CrossMapNorm, Operation, Pooling, Recipe, WithinMapNorm
+from trainer.recipes.parts import Part, with_parts
 from trainer.recipes.recipe import Activation
 
 RemovableLayer = Literal["conv3", "conv4", "fc6", "fc7"]
@@ -21,6 +22,7 @@ class Ablation:
     columns: Columns = "linked"
     dropout: bool = True
     without_layer: RemovableLayer | None = None
+    parts_of_2012: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         removable = get_args(RemovableLayer)
@@ -109,12 +111,14 @@ def resolve(
     Raises ValueError when the crop is too small for the layers or a number is out of range.
     """
     ablation = ablation or Ablation()
+    recipe = with_parts(recipe, ablation.parts_of_2012)
     if width <= 0:
         raise ValueError(f"width: expected more than 0, found {width}")
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, found {num_classes}")
-    num_columns = 1 if ablation.columns == "one" else 2
+    num_columns = recipe.num_columns or (1 if ablation.columns == "one" else 2)
     pooling = recipe.pooling if ablation.overlapping_pooling else Pooling(size=2, stride=2)
+    full_size_inputs = CIFAR_FAN_IN if recipe.name == "cifar10" else FULL_SIZE_FAN_IN
     side, inputs = crop, 3
     layers: list[Layer] = []
     for conv in recipe.convs:
@@ -129,7 +133,7 @@ def resolve(
             pad_end = (windows - 1) * conv.stride + conv.kernel - side
         conv_side = (side + 2 * conv.pad + pad_end - conv.kernel) // conv.stride + 1
         operations = _kept(conv.then, ablation)
-        side_out = (conv_side - pooling.size) // pooling.stride + 1 if "pool" in operations else conv_side
+        side_out = _pooled(conv_side, pooling) if {"pool", "mean_pool"} & {*operations} else conv_side
         if crop < conv.kernel or conv_side < 1 or side_out < 1:
             raise ValueError(f"crop: {crop} is too small, nothing is left after {conv.name}")
         layers.append(
@@ -149,7 +153,7 @@ def resolve(
                 operations=operations,
                 deviation=conv.deviation,
                 bias=conv.bias,
-                recipe_inputs=FULL_SIZE_FAN_IN[conv.name],
+                recipe_inputs=full_size_inputs[conv.name],
             )
         )
         side, inputs = side_out, outputs
@@ -177,7 +181,7 @@ def resolve(
                 operations=_kept(full.then, ablation),
                 deviation=full.deviation,
                 bias=full.bias,
-                recipe_inputs=FULL_SIZE_FAN_IN[full.name],
+                recipe_inputs=full_size_inputs[full.name],
             )
         )
         features = outputs
@@ -205,12 +209,20 @@ FULL_SIZE_FAN_IN = {
     "fc8": 4096,
 }
 """Inputs of one unit of the paper's network ([P] 3.5): the size at which the recipes' deviations were chosen."""
+CIFAR_FAN_IN = {"conv1": 3 * 5**2, "conv2": 32 * 5**2, "conv3": 32 * 5**2, "fc4": 64 * 4**2}
+"""The same of the network for CIFAR-10 [C1]."""
 
 
 def _conv_maps(conv: ConvLayer, columns: Columns) -> int:
     # [P] 3.5, footnote to the one-GPU figures: the one-column network keeps the last convolutional layer and the
     # fully connected ones whole, since most parameters follow it.
     return conv.maps * 2 if columns == "one" and conv.name == "conv5" else conv.maps
+
+
+def _pooled(side: int, pooling: Pooling) -> int:
+    """The side after pooling: windows along an edge of ``side``."""
+    reach = side - pooling.size
+    return (-(-reach // pooling.stride) if pooling.edge == "crossed" else reach // pooling.stride) + 1
 
 
 def _scaled(count: int, width: float) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trainer.network import fused, lrn
 from trainer.network.architecture import Architecture, Layer
-from trainer.recipes.recipe import Init
+from trainer.recipes.recipe import Init, Pooling
 
 
 class LayerModule(nn.Module):
@@ -43,9 +43,15 @@ class LayerModule(nn.Module):
                 x = norms.cross_map_norm(x, self.architecture.lrn)
             elif operation == "map_norm" and self.architecture.map_norm is not None:
                 x = norms.within_map_norm(x, self.architecture.map_norm)
-            elif operation == "pool":
-                x = nn.functional.max_pool2d(x, self.architecture.pooling.size, self.architecture.pooling.stride)
+            elif operation in ("pool", "mean_pool"):
+                x = pooled(x, self.architecture.pooling, mean=operation == "mean_pool")
         return x
+
+
+def pooled(x: Tensor, pooling: Pooling, *, mean: bool) -> Tensor:
+    """The greatest value, or the mean, of each window of float [N, maps, side, side]."""
+    pool = nn.functional.avg_pool2d if mean else nn.functional.max_pool2d
+    return pool(x, pooling.size, pooling.stride, ceil_mode=pooling.edge == "crossed")
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainer.network import fused, lrn
 from trainer.network.architecture import Architecture, Layer
 from trainer.network.columns import BatchSlice, TwoColumns
+from trainer.network.layers import pooled
 
 
 def can_merge(architecture: Architecture) -> bool:
@@ -75,8 +76,8 @@ class MergedColumns:
                 x = self._norms.cross_map_norm(x, architecture.lrn, num_columns=num_columns, relu=relu)
             elif operation == "map_norm" and architecture.map_norm is not None:
                 x = self._norms.within_map_norm(x, architecture.map_norm)
-            elif operation == "pool":
-                x = nn.functional.max_pool2d(x, architecture.pooling.size, architecture.pooling.stride)
+            elif operation in ("pool", "mean_pool"):
+                x = pooled(x, architecture.pooling, mean=operation == "mean_pool")
             elif operation == "dropout":
                 halves = x.chunk(num_columns, dim=1)
                 x = torch.cat([self._network.drop_out(column, half, rows) for column, half in enumerate(halves)], dim=1)

@@ -1,8 +1,8 @@
 """What a recipe says: layers, constants and schedule, as frozen dataclasses without defaults that matter.
 
 Sources cited in the recipes: [P] is Krizhevsky, Sutskever, Hinton 2012 with its section; [C] is the authors' own
-2012 code and logs as released by the Computer History Museum (layers-145 is the paper's network); [C2] is
-cuda-convnet2.
+2012 code and logs as released by the Computer History Museum (layers-145 is the paper's network); [C1] is
+cuda-convnet, with the authors' networks for CIFAR-10; [C2] is cuda-convnet2.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from typing import Literal
 
 from loader_service.client import ColourScale
 
-RecipeName = Literal["paper", "convnet2012"]
+RecipeName = Literal["paper", "convnet2012", "cifar10"]
 Activation = Literal["relu", "tanh"]
 Columns = Literal["linked", "unlinked", "one"]
 Init = Literal["recipe", "fan_in", "he"]
 """Initial weights: the recipe's own, or one of two remedies; see trainer.network.layers.initialise."""
-Operation = Literal["activation", "lrn", "map_norm", "pool", "dropout"]
+Operation = Literal["activation", "lrn", "map_norm", "pool", "mean_pool", "dropout"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +71,12 @@ class WithinMapNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling:
-    """Max-pooling of ``size x size`` windows, ``stride`` apart."""
+    """Windows of ``size x size``, ``stride`` apart: ``pool`` takes each one's maximum, ``mean_pool`` its mean."""
 
     size: int
     stride: int
+    edge: Literal["crossed"] | None = None
+    """Crossed: the last window may reach past the edge, and counts what it has inside. None: all lie within."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,5 +125,7 @@ class Recipe:
     schedule: Plateau | Milestones
     colour_std: float
     colour_scale: ColourScale
+    num_columns: Literal[1] | None = None
+    """1: one column always. None: two, unless an ablation says otherwise."""
     rescale_after_colour: bool
     """True: while colour noise is on, centred training pixels are divided by 1 + colour_std."""

@@ -31,6 +31,8 @@ class Neighbour:
     pixels: Tensor
     """uint8 [side, side, 3]"""
     label: int
+    index: int
+    """In the split, in stored order."""
     distance: float
 
 
@@ -99,7 +101,10 @@ def collect(
                     nearest = distances.topk(min(NUM_NEIGHBOURS, len(distances)), largest=False)
                     for distance, index in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True):
                         picture = train_pixels[index].clone()
-                        found[place].append(Neighbour(pixels=picture, label=labels[index], distance=distance))
+                        stored = int(train_batch.indices[index])
+                        found[place].append(
+                            Neighbour(pixels=picture, label=labels[index], index=stored, distance=distance)
+                        )
                     found[place] = sorted(found[place], key=lambda n: n.distance)[:NUM_NEIGHBOURS]
                 progress.advance(train_batch.num_images)
     probabilities = loaded.network.classifier.run_stage(loaded.network.head, features).softmax(1).cpu()

@@ -27,7 +27,7 @@ from trainer.report.pictures import filter_figures
 from trainer.report.style import STYLE
 
 REPORT_NAME = "report.html"
-PUBLISHED: dict[RecipeName, tuple[float, float, str]] = {
+PUBLISHED: Mapping[RecipeName, tuple[float, float, str]] = {
     "convnet2012": (0.40664, 0.18210, "ILSVRC-2012 validation, the authors' log of layers-145"),
     "paper": (0.407, 0.182, "ILSVRC-2012 validation, the paper's table 2"),
 }
@@ -151,8 +151,8 @@ def _beside_published(loaded: LoadedNetwork, findings: Findings) -> str:
             f"{found.num_images:,} images of {findings.split}, {loaded.plan.architecture().num_classes:,} classes",
         )
     ]
-    top1, top5, source = PUBLISHED[loaded.plan.recipe]
-    rows.append(("published, one network, ten crops", top1, top5, source))
+    if loaded.plan.recipe in PUBLISHED:
+        rows.append(("published, one network, ten crops", *PUBLISHED[loaded.plan.recipe]))
     cells = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{100 * top1:.1f} %</td><td>{100 * top5:.1f} %</td>"
         f"<td>{html.escape(of)}</td></tr>"

@@ -1,0 +1,172 @@
+"""An experiment's runs, made or found made: what was stopped goes on, what has ended is not run again."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from commandline import write_line
+from commandline.files import write_whole
+from commandline.stopping import StopRequests
+from trainer.errors import TrainerError
+from trainer.experiments.experiment import Arm, Experiment, Outcome, Results
+from trainer.experiments.runner import Job, last_line, run_jobs
+from trainer.monitor.metrics import EpochPoint, read_points
+from trainer.monitor.run_record import read_record
+
+EXPERIMENT_NAME = "experiment.json"
+OUTCOME_NAME = "outcome.json"
+
+
+class Engine:
+    """Makes the runs of one experiment in one folder, which it holds alone."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        out: Path,
+        *,
+        target: Sequence[str],
+        fingerprint: str,
+        machine: Sequence[str],
+        at_once: int,
+        stop: StopRequests,
+    ) -> None:
+        """``machine``: options of ``train`` that say where and how it is computed, and do not belong to the experiment.
+
+        Raises TrainerError when ``out`` holds another experiment.
+        """
+        self._experiment, self._out, self._stop = experiment, out, stop
+        self._target, self._machine, self._at_once = ",".join(target), tuple(machine), at_once
+        declared = {
+            "name": experiment.name,
+            "store": fingerprint,
+            "setting": list(experiment.setting),
+            "arms": [
+                {"name": arm.name, "options": list(arm.options), "seeds": list(arm.seeds)} for arm in experiment.arms
+            ],
+        }
+        _claim(out, declared)
+
+    def results(self) -> tuple[tuple[Arm, ...], Results]:
+        """All arms, with how each of their runs has ended; makes the runs that have not.
+
+        Raises TrainerError when a run fails (it goes on when the experiment is started again), and Stopped.
+        """
+        first = self._made(self._experiment.arms)
+        further = self._experiment.then(first)
+        arms = _merged([*self._experiment.arms, *further])
+        return arms, self._made(arms)
+
+    def command_of(self, arm: Arm, seed: int) -> tuple[str, ...]:
+        """What is typed after ``python -m`` to make one run by itself, but for where the loader is."""
+        return ("trainer", "train", *self._experiment.setting, *arm.options, "--seed", str(seed))
+
+    def _made(self, arms: Sequence[Arm]) -> Results:
+        wanted = [(arm, seed, self._run_dir(arm, seed)) for arm in arms for seed in arm.seeds]
+        jobs = {}
+        for arm, seed, run_dir in wanted:
+            if not (run_dir / OUTCOME_NAME).is_file():
+                job = self._job(arm, seed, run_dir)
+                jobs[job] = (arm, seed, run_dir)
+        done = len(wanted) - len(jobs)
+
+        def ended(job: Job, exit_code: int) -> None:
+            nonlocal done
+            outcome = _outcome_of(job, *jobs[job], exit_code=exit_code)
+            write_whole(outcome.run_dir / OUTCOME_NAME, json.dumps(_to_plain(outcome), indent=1))
+            done += 1
+            write_line(f"{done}/{len(wanted)} runs: {_in_words(outcome)}")
+
+        if jobs:
+            write_line(
+                f"{done}/{len(wanted)} runs are there; each writes to log.txt in its folder under {self._out}/runs"
+            )
+        run_jobs(list(jobs), at_once=self._at_once, stop=self._stop, ended=ended)
+        return Results(_read(arm, seed, run_dir) for arm, seed, run_dir in wanted)
+
+    def _job(self, arm: Arm, seed: int, run_dir: Path) -> Job:
+        where = ("--target", self._target, "--run-dir", str(run_dir), "--resume", "auto")
+        return Job(
+            name=f"{arm.name}, seed {seed}",
+            command=(*self.command_of(arm, seed), *where, "--keep", "1", "--no-tensorboard", *self._machine),
+            log=run_dir / "log.txt",
+        )
+
+    def _run_dir(self, arm: Arm, seed: int) -> Path:
+        return self._out / "runs" / f"{re.sub(r'[^a-z0-9.]+', '-', arm.name.lower()).strip('-')}-seed-{seed}"
+
+
+def _claim(out: Path, declared: dict[str, Any]) -> None:
+    path = out / EXPERIMENT_NAME
+    try:
+        before = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        write_whole(path, json.dumps(declared, indent=1))
+        return
+    except ValueError:
+        raise TrainerError(
+            f"{path}: expected the declaration of an experiment, found no JSON: choose another --out"
+        ) from None
+    different = [name for name, value in declared.items() if before.get(name) != value]
+    if different:
+        raise TrainerError(
+            f"{out} holds the experiment {before.get('name')!r} with another {', '.join(different)}: start it with the "
+            "options and the store of then, or choose another --out"
+        )
+
+
+def _merged(arms: Iterable[Arm]) -> tuple[Arm, ...]:
+    """Arms of one name as one arm with the seeds of all."""
+    found: dict[str, Arm] = {}
+    for arm in arms:
+        before = found.setdefault(arm.name, arm)
+        seeds = tuple(dict.fromkeys((*before.seeds, *arm.seeds)))
+        found[arm.name] = dataclasses.replace(before, seeds=seeds)
+    return tuple(found.values())
+
+
+def _outcome_of(job: Job, arm: Arm, seed: int, run_dir: Path, *, exit_code: int) -> Outcome:
+    """How a run has ended. Raises TrainerError, with its last line, unless it trained to its end or diverged."""
+    record = read_record(run_dir)
+    diverged = record.get("outcome", {}).get("diverged") if exit_code else None
+    if exit_code and diverged is None:
+        raise TrainerError(
+            f"the run {job.name} ended with {exit_code}: {last_line(job.log)}; it goes on when the experiment is "
+            "started again"
+        )
+    return Outcome(
+        arm=arm.name,
+        seed=seed,
+        run_dir=run_dir,
+        diverged=diverged,
+        epochs=tuple(read_points(run_dir)[1]),
+        consumed=tuple(record.get("stream", {}).get("consumed_by_epoch") or ()),
+    )
+
+
+def _to_plain(outcome: Outcome) -> dict[str, Any]:
+    points = [dataclasses.asdict(point) for point in outcome.epochs]
+    return {"diverged": outcome.diverged, "epochs": points, "consumed": list(outcome.consumed)}
+
+
+def _read(arm: Arm, seed: int, run_dir: Path) -> Outcome:
+    """The outcome that a finished run left."""
+    path = run_dir / OUTCOME_NAME
+    try:
+        plain = json.loads(path.read_text("utf-8"))
+        epochs = tuple(EpochPoint(**point) for point in plain["epochs"])
+        diverged, consumed = plain["diverged"], tuple(plain["consumed"])
+    except (ValueError, KeyError, TypeError):
+        raise TrainerError(f"{path}: expected how a run ended, found something else: remove it to look again") from None
+    return Outcome(arm=arm.name, seed=seed, run_dir=run_dir, diverged=diverged, epochs=epochs, consumed=consumed)
+
+
+def _in_words(outcome: Outcome) -> str:
+    if outcome.diverged is not None:
+        return f"{outcome.arm}, seed {outcome.seed}, diverged: {outcome.diverged}"
+    last = outcome.epochs[-1]
+    error = f"training error {100 * last.train_top1_error:.1f} %"
+    return f"{outcome.arm}, seed {outcome.seed}: {error} after {last.epoch + 1} epochs"
