@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 # `loader_service/pipeline/order.py` `epoch_order`, or `View` in `loader_service/wire/types.py`
 FILE_AND_NAME = re.compile(r"(?:`(\w+)` in )?`((?:\w+/)+[\w.]*)`(?: `(\w+)`)?")
-GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "docs/architecture.md"]
+GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "docs/architecture.md", ROOT / "docs/security.md"]
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#([\w-]+))?\)")
 
 

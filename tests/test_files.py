@@ -22,6 +22,7 @@ WRITERS = {
     "commandline/files.py": "the one that does",
     "commandline/folder_lock.py": "locks, which mean nothing after a power cut",
     "preprocess/sample.py": "drawn anew from its seed",
+    "trainer/experiments/runner.py": "what a run prints, for a person",
     "trainer/monitor/events.py": "made anew from metrics.jsonl",
 }
 CALLS = {
