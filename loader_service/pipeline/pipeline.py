@@ -11,9 +11,9 @@ from typing import Self
 import cv2
 import numpy as np
 
-from loader_service.pipeline.augment import PIPELINE_VERSION
 from loader_service.pipeline.crops import CropMaker
 from loader_service.pipeline.decode import decoder_digest
+from loader_service.pipeline.draws import PIPELINE_VERSION
 from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.metrics import Metrics
 from loader_service.pipeline.outgoing_message import MessageBuilder, OutgoingMessage

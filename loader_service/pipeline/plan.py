@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loader_service.pipeline.augment import Draws, colour_scales, colour_shifts, draw
+from loader_service.pipeline.draws import Draws, colour_scales, colour_shifts, draw
 from loader_service.pipeline.order_cache import OrderCache
 from loader_service.pipeline.resized_crop import Windows, draw_windows
 from loader_service.wire.types import StepRange

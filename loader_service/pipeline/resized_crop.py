@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from loader_service.pipeline.augment import Float64, log, philox4x32
+from loader_service.pipeline.draws import Float64, log, philox4x32
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]

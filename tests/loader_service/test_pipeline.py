@@ -10,7 +10,7 @@ import simplejpeg
 
 from loader_service.client.client import LoaderClient
 from loader_service.commands.digest import StreamDigest
-from loader_service.pipeline.augment import colour_scales, colour_shifts, draw
+from loader_service.pipeline.draws import colour_scales, colour_shifts, draw
 from loader_service.pipeline.order import epoch_order
 from loader_service.pipeline.pipeline import pipeline_version
 from loader_service.wire.errors import DataLossError

@@ -16,7 +16,7 @@ from loader_service.__main__ import main
 from loader_service.client import ClientOptions, InvalidRequestError, LoaderClient, Security, StreamSpec, Transport
 from loader_service.client.replica import Replica
 from loader_service.commands.digest import epoch_digest
-from loader_service.pipeline.augment import draw
+from loader_service.pipeline.draws import draw
 from loader_service.pipeline.resized_crop import Windows, _exp, draw_windows, resize, resize_digest
 from loader_service.wire.translate import range_to_request
 from preprocess.store import Encoding

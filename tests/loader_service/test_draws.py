@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from loader_service.pipeline.augment import colour_scales, colour_shifts, draw, normal_quantile, philox4x32_rounds
+from loader_service.pipeline.draws import colour_scales, colour_shifts, draw, normal_quantile, philox4x32_rounds
 
 
 @pytest.mark.parametrize(
