@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,14 +26,21 @@ EXIT_INTERRUPTED = 130
 class Command:
     """One subcommand: its name, the dataclass of its options, what runs it, and a line of help.
 
-    ``function`` takes an instance of ``config`` and returns the exit code, or None for 0.
+    What runs it takes an instance of ``config`` and returns the exit code, or None for 0. It may be named as entry
+    points are, ``"package.module:function"``: it is then imported when it is run, so that --help does not wait.
     """
 
     name: str
     config: type[Any]
-    function: Callable[[Any], int | None]
+    function: Callable[[Any], int | None] | str
     help: str
     description: str | None = None
+
+
+def function_of(command: Command) -> Callable[[Any], int | None]:
+    """What runs a command, imported if need be."""
+    function = command.function
+    return pkgutil.resolve_name(function) if isinstance(function, str) else function
 
 
 def run_program(
@@ -69,7 +77,7 @@ def run_program(
         return _fail(prog, "expected somewhere to write to, found standard output closed", EXIT_FAILED)
     try:
         config = _configure(prog, command, commands, arguments)
-        code = EXIT_OK if config is None else command.function(config) or EXIT_OK
+        code = EXIT_OK if config is None else function_of(command)(config) or EXIT_OK
         sys.stdout.flush()
         return code
     except UsageError as error:

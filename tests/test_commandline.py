@@ -1,6 +1,7 @@
 """A dataclass as a command line."""
 
 import dataclasses
+import inspect
 import io
 import json
 import logging
@@ -15,6 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import loader_service.commands.commands
+import preprocess.commands
+import trainer.commands
 from commandline import (
     Command,
     Progress,
@@ -29,6 +33,7 @@ from commandline import (
 )
 from commandline.config_file import read_config_file, write_config_file
 from commandline.logs import JsonFormatter, TextFormatter
+from commandline.program import function_of
 from commandline.progress import format_duration
 from commandline.values import parse_duration, parse_size
 
@@ -251,6 +256,16 @@ def test_a_former_spelling_keeps_its_unit(tmp_path: Path) -> None:
     assert run("paint", "w", "--config", str(path))[1][0].drying_s == 120.0
     assert run("paint", "w", "--drying-minutes", "3")[1][0].drying_s == 180.0
     assert run("paint", "w", "--drying-s", "2h")[1][0].drying_s == 7200.0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*preprocess.commands.COMMANDS, *loader_service.commands.commands.COMMANDS, *trainer.commands.COMMANDS],
+    ids=lambda command: command.name,
+)
+def test_what_runs_a_command_is_there_and_takes_its_options(command: Command) -> None:
+    (parameter,) = inspect.signature(function_of(command)).parameters.values()
+    assert parameter.annotation is command.config
 
 
 def test_the_program_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:

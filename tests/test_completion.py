@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> str:
     [
         ("alexnet-trainer wa", {"watch"}),
         ("alexnet-trainer train --resu", {"--resume"}),
-        ("alexnet-trainer train --recipe ", {"convnet2012", "paper"}),
+        ("alexnet-trainer train --recipe ", {"convnet2012", "paper", "cifar10"}),
         ("alexnet-loader digest --vie", {"--view"}),
         ("alexnet-loader serve --processes a", {"auto"}),
         ("alexnet-preprocess run --no-cr", set()),

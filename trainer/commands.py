@@ -15,6 +15,53 @@ from trainer.errors import TrainerError
 from trainer.experiments.config import ExperimentConfig
 from trainer.watch.config import WatchConfig
 
+COMMANDS = (
+    Command(
+        "train",
+        TrainConfig,
+        "trainer.train:train",
+        "train a network, or continue",
+        "Trains a network, or continues. To get the published numbers (40.7 / 18.2 % error, ten crops) use\n"
+        "--recipe convnet2012, the default: it is what the authors ran. --recipe paper is the text's words.\n"
+        "Start it with torchrun to use more than two devices.",
+    ),
+    Command(
+        "evaluate",
+        EvaluateConfig,
+        "trainer.evaluate_command:run_evaluate",
+        "error rates of a network, centre and ten crops",
+    ),
+    Command("predict", PredictConfig, "trainer.predict:run_predict", "what a network makes of picture files"),
+    Command(
+        "watch",
+        WatchConfig,
+        "trainer.watch.server:run_watch",
+        "a page of this machine that follows a run",
+        "Serves a page to this machine's browsers that follows a run as its folder grows: curves, speed, images\n"
+        "of the batch that it was just shown, the filters of its last checkpoint. The run's folder says which\n"
+        "loaders to ask for the batch, and how; --target and what goes with it say otherwise.",
+    ),
+    Command(
+        "report",
+        ReportConfig,
+        "trainer.report.report:run_report",
+        "one HTML file about a run: curves, filters, examples",
+    ),
+    Command(
+        "experiment",
+        ExperimentConfig,
+        "trainer.experiments.command:run_experiment",
+        "one of the paper's experiments: its runs, table and page",
+    ),
+    Command(
+        "describe",
+        DescribeConfig,
+        "trainer.describe_command:run_describe",
+        "the network that options make: layers, shapes, sizes",
+    ),
+    Command("export", ExportConfig, "trainer.export:run_export", "a network's weights as a safetensors file"),
+)
+
 
 def run(argv: Sequence[str] | None) -> int:
     """Runs one command and returns its exit code; SIGTERM ends any command with 143, and nothing half-written."""
@@ -22,40 +69,12 @@ def run(argv: Sequence[str] | None) -> int:
     if given[:1] == ["train"] and "--describe" in given:
         print("alexnet-trainer train: error: --describe is a command now: alexnet-trainer describe", file=sys.stderr)
         return 2
-    commands = [
-        Command(
-            "train",
-            TrainConfig,
-            _train,
-            "train a network, or continue",
-            "Trains a network, or continues. To get the published numbers (40.7 / 18.2 % error, ten crops) use\n"
-            "--recipe convnet2012, the default: it is what the authors ran. --recipe paper is the text's words.\n"
-            "Start it with torchrun to use more than two devices.",
-        ),
-        Command("evaluate", EvaluateConfig, _evaluate, "error rates of a network, centre and ten crops"),
-        Command("predict", PredictConfig, _predict, "what a network makes of picture files"),
-        Command(
-            "watch",
-            WatchConfig,
-            _watch,
-            "a page of this machine that follows a run",
-            "Serves a page to this machine's browsers that follows a run as its folder grows: curves, speed, images\n"
-            "of the batch that it was just shown, the filters of its last checkpoint. The run's folder says which\n"
-            "loaders to ask for the batch, and how; --target and what goes with it say otherwise.",
-        ),
-        Command("report", ReportConfig, _report, "one HTML file about a run: curves, filters, examples"),
-        Command(
-            "experiment", ExperimentConfig, _experiment, "one of the paper's experiments: its runs, table and page"
-        ),
-        Command("describe", DescribeConfig, _describe, "the network that options make: layers, shapes, sizes"),
-        Command("export", ExportConfig, _export, "a network's weights as a safetensors file"),
-    ]
     with _ending_on_sigterm():
         try:
             return run_program(
                 "alexnet-trainer",
                 "Trains AlexNet as two columns on two devices, from the loader service.",
-                commands,
+                COMMANDS,
                 argv,
                 user_errors=(LoaderError, TrainerError),
             )
@@ -84,51 +103,3 @@ def _ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _train(config: TrainConfig) -> int:
-    from trainer.train import train
-
-    return train(config)
-
-
-def _evaluate(config: EvaluateConfig) -> int:
-    from trainer.evaluate_command import run_evaluate
-
-    return run_evaluate(config)
-
-
-def _predict(config: PredictConfig) -> int:
-    from trainer.predict import run_predict
-
-    return run_predict(config)
-
-
-def _report(config: ReportConfig) -> int:
-    from trainer.report.report import run_report
-
-    return run_report(config)
-
-
-def _watch(config: WatchConfig) -> None:
-    from trainer.watch.server import run_watch
-
-    run_watch(config)
-
-
-def _experiment(config: ExperimentConfig) -> int:
-    from trainer.experiments.command import run_experiment
-
-    return run_experiment(config)
-
-
-def _describe(config: DescribeConfig) -> None:
-    from trainer.describe_command import run_describe
-
-    run_describe(config)
-
-
-def _export(config: ExportConfig) -> int:
-    from trainer.export import run_export
-
-    return run_export(config)
