@@ -125,9 +125,12 @@ def test_no_run_outlives_its_experiment(number: signal.Signals, tiny_store: Path
     run_dir = tmp_path / "runs" / "plain-seed-0"
     with started("ENDLESS", tiny_store, tmp_path) as process:
         wait_until(lambda: folder.numbered(run_dir) or process.poll() is not None, "the run's first checkpoint")
-        owner = int((run_dir / LOCK_NAME).read_text().split()[1])
-        process.send_signal(number)
-        assert process.wait(150) in (-number, 128 + number)
+        try:
+            owner = json.loads((run_dir / LOCK_NAME).read_text())["pid"]
+            process.send_signal(number)
+            assert process.wait(150) in (-number, 128 + number)
+        finally:
+            process.kill()
     try:
         wait_until(lambda: not is_held(run_dir), "the run's end")
     finally:
