@@ -22,7 +22,7 @@ from tests.conftest import LIMITS, serving
 from tests.loader_service.liars import Field, Liar, fields_of, lying, message_of, with_field
 from tests.stores import make_store
 
-NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "25"))
+NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "10"))
 NUMBERS = {each.name: each.number for each in pb.Batch.DESCRIPTOR.fields}
 SPEC = StreamSpec(batch_size=10, seed=3)
 NUM_STEPS = 10

@@ -17,7 +17,7 @@ from loader_service.v1 import loader_pb2 as pb
 from tests.loader_service.liars import Liar, lying
 from tests.loader_service.test_malformed_answers import OPTIONS, SPEC, expect_equal
 
-NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "25"))
+NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "10"))
 
 
 @pytest.fixture(scope="module")
