@@ -1,6 +1,6 @@
 """Sources with any damage: read with every member accounted for, or refused in one line; never another error.
 
-ALEXNET_FUZZ_EXAMPLES says how many of each kind are tried: 8, or as many thousand as there is time for.
+ALEXNET_FUZZ_EXAMPLES says how many of each kind are tried: 4, or as many thousand as there is time for.
 """
 
 import gzip
@@ -28,7 +28,7 @@ from tests.preprocess.conftest import smooth_pixels
 from tests.preprocess.layouts import devkit_files
 from tests.preprocess.picture_sets import LAYOUTS, make_tar
 
-NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "8"))
+NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "4"))
 _SETTINGS = settings(
     max_examples=NUM_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
