@@ -76,11 +76,13 @@ ROWS = (
 )
 
 
-def torch_norm(a: Tensor, norm: CrossMapNorm, **_: Any) -> Tensor:
+def torch_norm(a: Tensor, norm: CrossMapNorm, *, relu: bool = False, **_: Any) -> Tensor:
+    a = torch.relu(a) if relu else a
     return nn.functional.local_response_norm(a, norm.num_maps, norm.alpha * norm.num_maps, norm.beta, norm.k)
 
 
-def expression_norm(a: Tensor, norm: CrossMapNorm, **_: Any) -> Tensor:
+def expression_norm(a: Tensor, norm: CrossMapNorm, *, relu: bool = False, **_: Any) -> Tensor:
+    a = torch.relu(a) if relu else a
     num_maps, reach = a.shape[1], norm.num_maps // 2
     squares = nn.functional.pad(a * a, (0, 0, 0, 0, reach, reach))
     total = squares[:, :num_maps]

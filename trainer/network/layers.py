@@ -1,6 +1,7 @@
 """One layer as a module: its parameters, its initial values, and the operations that follow it."""
 
 import math
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -28,24 +29,38 @@ class LayerModule(nn.Module):
         self.bias = nn.Parameter(torch.empty(layer.num_outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = self.layer
-        if layer.kind == "conv":
-            if layer.pad_end:
-                x = nn.functional.pad(x, (0, layer.pad_end, 0, layer.pad_end))
-            x = nn.functional.conv2d(x, self.weight, self.bias, layer.stride, layer.pad)
-        else:
-            x = nn.functional.linear(x.flatten(1), self.weight, self.bias)
         norms = fused if fused.runs_on(x.device) else lrn
-        for operation in layer.operations:
-            if operation == "activation":
-                x = torch.tanh(x) if self.architecture.activation == "tanh" else torch.relu(x)
-            elif operation == "lrn":
-                x = norms.cross_map_norm(x, self.architecture.lrn)
-            elif operation == "map_norm" and self.architecture.map_norm is not None:
-                x = norms.within_map_norm(x, self.architecture.map_norm)
-            elif operation in ("pool", "mean_pool"):
-                x = pooled(x, self.architecture.pooling, mean=operation == "mean_pool")
-        return x
+        x = product(self.layer, x, self.weight, self.bias)
+        return followed(self.layer, x, self.architecture, norms)
+
+
+def product(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A layer's convolution, in as many groups as ``x`` has times its inputs, or its matrix product."""
+    if layer.kind == "full":
+        return nn.functional.linear(x.flatten(1), weight, bias)
+    if layer.pad_end:
+        x = nn.functional.pad(x, (0, layer.pad_end, 0, layer.pad_end))
+    return nn.functional.conv2d(x, weight, bias, layer.stride, layer.pad, groups=x.shape[1] // layer.num_inputs)
+
+
+def followed(layer: Layer, x: Tensor, architecture: Architecture, norms: ModuleType, *, num_columns: int = 1) -> Tensor:
+    """What follows a layer's product, but for dropout, for ``num_columns`` columns side by side.
+
+    ``norms`` is trainer.network.fused or trainer.network.lrn; a ReLU right before the cross-map norm is done inside it.
+    """
+    is_relu = architecture.activation == "relu"
+    for place, operation in enumerate(layer.operations):
+        if operation == "activation":
+            if not (is_relu and layer.operations[place + 1 : place + 2] == ("lrn",)):
+                x = torch.relu(x) if is_relu else torch.tanh(x)
+        elif operation == "lrn":
+            relu = is_relu and layer.operations[:place][-1:] == ("activation",)
+            x = norms.cross_map_norm(x, architecture.lrn, num_columns=num_columns, relu=relu)
+        elif operation == "map_norm" and architecture.map_norm is not None:
+            x = norms.within_map_norm(x, architecture.map_norm)
+        elif operation in ("pool", "mean_pool"):
+            x = pooled(x, architecture.pooling, mean=operation == "mean_pool")
+    return x
 
 
 def pooled(x: Tensor, pooling: Pooling, *, mean: bool) -> Tensor:

@@ -6,12 +6,12 @@ each layer's weights, side by side and in the precision of the products, which t
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.network import fused, lrn
-from trainer.network.architecture import Architecture, Layer
+from trainer.network.architecture import Architecture
 from trainer.network.columns import BatchSlice, TwoColumns
-from trainer.network.layers import pooled
+from trainer.network.layers import followed, product
 
 
 def can_merge(architecture: Architecture) -> bool:
@@ -50,35 +50,11 @@ class MergedColumns:
 
     def __call__(self, x: Tensor, rows: BatchSlice) -> Tensor:
         """Class scores [N, classes] of centred images [N, 3, crop, crop]; both in the working precision."""
-        for layer in self._network.architecture.layers:
-            x = self._operations(layer, self._product(layer, x), rows)
-        return x
-
-    def _product(self, layer: Layer, x: Tensor) -> Tensor:
-        weight, bias = self.working[f"{layer.name}.weight"], self.working[f"{layer.name}.bias"]
-        if layer.kind == "full":
-            return nn.functional.linear(x.flatten(1), weight, bias)
-        if layer.pad_end:
-            x = nn.functional.pad(x, (0, layer.pad_end, 0, layer.pad_end))
-        groups = x.shape[1] // layer.num_inputs
-        return nn.functional.conv2d(x, weight, bias, layer.stride, layer.pad, groups=groups)
-
-    def _operations(self, layer: Layer, x: Tensor, rows: BatchSlice) -> Tensor:
-        """What follows the product; a ReLU right before the cross-map norm is done inside it."""
-        architecture, num_columns = self._network.architecture, layer.num_parts
-        is_relu = architecture.activation == "relu"
-        for place, operation in enumerate(layer.operations):
-            if operation == "activation":
-                if not (is_relu and layer.operations[place + 1 : place + 2] == ("lrn",)):
-                    x = torch.relu(x) if is_relu else torch.tanh(x)
-            elif operation == "lrn":
-                relu = is_relu and layer.operations[:place][-1:] == ("activation",)
-                x = self._norms.cross_map_norm(x, architecture.lrn, num_columns=num_columns, relu=relu)
-            elif operation == "map_norm" and architecture.map_norm is not None:
-                x = self._norms.within_map_norm(x, architecture.map_norm)
-            elif operation in ("pool", "mean_pool"):
-                x = pooled(x, architecture.pooling, mean=operation == "mean_pool")
-            elif operation == "dropout":
-                halves = x.chunk(num_columns, dim=1)
-                x = torch.cat([self._network.drop_out(column, half, rows) for column, half in enumerate(halves)], dim=1)
+        network = self._network
+        for layer in network.architecture.layers:
+            x = product(layer, x, self.working[f"{layer.name}.weight"], self.working[f"{layer.name}.bias"])
+            x = followed(layer, x, network.architecture, self._norms, num_columns=layer.num_parts)
+            if "dropout" in layer.operations:
+                columns = x.chunk(layer.num_parts, dim=1)
+                x = torch.cat([network.drop_out(place, column, rows) for place, column in enumerate(columns)], dim=1)
         return x
