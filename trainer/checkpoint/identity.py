@@ -46,7 +46,7 @@ RESUME_RULES = (
     ResumeRule(
         options=("--precision",),
         may_change=True,
-        note="where it is given; auto keeps to the checkpoint's, and is refused on a device that would choose another",
+        note="where it is given; auto is refused on a device that would choose another than the checkpoint's",
         names=("precision",),
     ),
     ResumeRule(
