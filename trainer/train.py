@@ -184,17 +184,18 @@ class Run:
 
     def _train_phase(self, end_epoch: int, colour_std: float, progress: Progress) -> None:
         """Trains up to ``end_epoch`` from one stream: a stream has one deviation of the colour draw."""
-        state = self.state
+        state, devices = self.state, self.state.network.devices
+        digested = state.consumed is not None
         stream = self.client.stream(
             self.config.stream_spec(self.plan.crop, colour_std, self.ranks.rank, self.ranks.world_size),
             epoch=state.epoch,
             step=state.step,
             num_epochs=end_epoch - state.epoch,
-            allocate=allocator(state.network.devices),
+            allocate=allocator(devices),
         )
         # [C2] divides the centred pixels while noise is on, so that their scale stays that of test images.
         divisor = 1.0 + colour_std if self.recipe.rescale_after_colour and self.config.augment else 1.0
-        with Feed(stream, state.network.devices, interrupted=self._is_stopping, close_source=stream.close) as feed:
+        with Feed(stream, devices, digested=digested, interrupted=self._is_stopping, close_source=stream.close) as feed:
             watch = StarvationWatch(len(self.config.target))
             interval = Interval(state, self.ranks, progress=progress, metrics=self.metrics, exporter=self.exporter)
             while (batch := self._next_batch(feed, interval)) is not None:

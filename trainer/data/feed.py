@@ -38,7 +38,7 @@ class DeviceBatch:
     indices: Tensor
     """int64 [N] on the CPU: indices in the split."""
     rows: bytes = b""
-    """What a run's digest takes in of these images."""
+    """What a run's digest takes in of these images, where the feed was asked for it."""
 
     @property
     def num_images(self) -> int:
@@ -64,7 +64,7 @@ class Feed:
 
     ``batches`` is iterated in the thread alone. An exception there is raised from ``next()``. ``interrupted`` is
     asked while a step waits; when it says True, iteration ends early. Closing the feed calls ``close_source``, which
-    should end a wait inside ``batches``.
+    should end a wait inside ``batches``. With ``digested``, batches have what a run's digest takes in of them.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Feed:
         devices: Sequence[torch.device],
         *,
         depth: int = 2,
+        digested: bool = False,
         interrupted: Callable[[], bool] = lambda: False,
         close_source: Callable[[], None] = lambda: None,
     ) -> None:
@@ -88,6 +89,7 @@ class Feed:
         self._ready: queue.Queue[_Copied | BaseException | None] = queue.Queue(maxsize=depth)
         self._closing = threading.Event()
         self._interrupted = interrupted
+        self._digested = digested
         self._thread = threading.Thread(target=self._receive, name="feed", daemon=True)
         self._thread.start()
 
@@ -184,6 +186,6 @@ class Feed:
             shifts=on_shifts,
             labels=labels,
             indices=torch.from_numpy(batch.indices),
-            rows=rows_of(batch),
+            rows=rows_of(batch) if self._digested else b"",
         )
         return _Copied(batch=device_batch, events=events, host=batch)
