@@ -8,7 +8,11 @@ from typing import Any
 
 import grpc
 
+from loader_service.client import ClientOptions, StreamSpec
+
 SERVICE = "loader_service.v1.LoaderService"
+SPEC = StreamSpec(batch_size=10, seed=3)
+OPTIONS = ClientOptions(transport="grpc", unavailable_timeout_s=60.0, stall_timeout_s=5.0, lease_steps=2)
 
 Field = tuple[int, "int | bytes"]
 """Number and value of a protobuf field: a number, or bytes with their length before them."""

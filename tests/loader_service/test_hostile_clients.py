@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from loader_service.wire.shared_memory import HELLO, RELEASE
-from tests.loader_service.test_http2_peer import NUM_EXAMPLES
+from tests.fuzzing import NUM_EXAMPLES
 from tests.loader_service.test_streaming_calls import DATA, END_STREAM, HEADERS, SETTINGS, frame, message
 from tests.processes import LoaderProcess, loader_processes
 from tests.stubs import channel_to, request_of

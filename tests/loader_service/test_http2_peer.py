@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from loader_service.client.http2.calls import StreamConnection
 from loader_service.client.http2.status import CallError
+from tests.fuzzing import NUM_EXAMPLES
 from tests.loader_service.test_streaming_calls import message
 
-NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "10"))
 TIMEOUT_S = 20.0
 QUESTION = bytes(range(256)) * 3
 

@@ -1,7 +1,6 @@
 """A replica that says what cannot be is dropped, and named; beside a sound one, a client never notices."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,40 +11,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader_service.client import Batch, ClientOptions, LoaderClient, LoaderError, MismatchError, Security, StreamSpec
+from loader_service.client import Batch, LoaderClient, LoaderError, MismatchError, Security, StreamSpec
 from loader_service.client.expected import Expected
 from loader_service.client.replica import Replica
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.codec import unpack_header
 from loader_service.wire.translate import range_to_request
 from tests.conftest import LIMITS, serving
-from tests.loader_service.liars import Field, Liar, fields_of, lying, message_of, with_field
+from tests.fuzzing import NUM_EXAMPLES
+from tests.loader_service.liars import OPTIONS, SPEC, Field, Liar, fields_of, lying, message_of, with_field
 from tests.stores import make_store
 
-NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "10"))
 NUMBERS = {each.name: each.number for each in pb.Batch.DESCRIPTOR.fields}
-SPEC = StreamSpec(batch_size=10, seed=3)
 NUM_STEPS = 10
 SHAPE = (10, 56, 56, 3)
-OPTIONS = ClientOptions(transport="grpc", unavailable_timeout_s=60.0, stall_timeout_s=5.0, lease_steps=2)
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with serving(make_store(tmp_path_factory.mktemp("malformed") / "store")) as target:
         yield target
-
-
-@pytest.fixture(scope="module")
-def truth(sound: str) -> list[Batch]:
-    with LoaderClient([sound], OPTIONS) as client, client.stream(SPEC) as stream:
-        return list(stream)
-
-
-@pytest.fixture(scope="module")
-def shared_liar(sound: str) -> Iterator[Liar]:
-    with lying(sound) as liar:
-        yield liar
 
 
 def each_message(name: str, value: "int | bytes") -> Callable[[list[bytes]], list[bytes]]:

@@ -1,8 +1,6 @@
 """What a replica says of itself, of names and of when to come back, where that cannot be: it is done without."""
 
 import logging
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -14,27 +12,14 @@ from hypothesis import strategies as st
 from loader_service.client import Batch, ClientOptions, LoaderClient, LoaderError, Security
 from loader_service.client.replica import Replica
 from loader_service.v1 import loader_pb2 as pb
-from tests.loader_service.liars import Liar, lying
-from tests.loader_service.test_malformed_answers import OPTIONS, SPEC, expect_equal
-
-NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "10"))
+from tests.fuzzing import NUM_EXAMPLES
+from tests.loader_service.liars import OPTIONS, SPEC, Liar, lying
+from tests.loader_service.test_malformed_answers import expect_equal
 
 
 @pytest.fixture(scope="module")
 def sound(loader_target: str) -> str:
     return loader_target
-
-
-@pytest.fixture(scope="module")
-def truth(sound: str) -> list[Batch]:
-    with LoaderClient([sound], OPTIONS) as client, client.stream(SPEC) as stream:
-        return list(stream)
-
-
-@pytest.fixture(scope="module")
-def shared_liar(sound: str) -> Iterator[Liar]:
-    with lying(sound) as liar:
-        yield liar
 
 
 @settings(max_examples=5 * NUM_EXAMPLES, deadline=None)

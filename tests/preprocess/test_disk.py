@@ -10,6 +10,7 @@ from preprocess.__main__ import main
 from preprocess.errors import StoreError
 from preprocess.job import disk
 from preprocess.store import Encoding, ImageSpec
+from tests import disks
 from tests.preprocess.conftest import make_folder, store_files
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -61,13 +62,8 @@ def test_the_estimate_is_close(small_folder: Path, tmp_path: Path, monkeypatch: 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MB; skips where none may be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with disks.small_disk(tmp_path / "disk", 2 << 20) as folder:
+        yield folder
 
 
 def test_a_disk_that_fills_up(

@@ -15,6 +15,7 @@ from preprocess.__main__ import main
 from preprocess.errors import StoreError
 from preprocess.store import Manifest, Store, write_manifest
 from preprocess.store.format import REMEDY
+from tests.disks import small_disk
 from tests.preprocess.conftest import store_files
 from tests.stores import make_store
 
@@ -38,13 +39,8 @@ def store(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own; skips where none may be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", 20 << 20) as folder:
+        yield folder
 
 
 @pytest.mark.usefixtures("local_ray")

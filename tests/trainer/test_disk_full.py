@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from commandline.files import Appender, write_whole
-from tests.trainer.disks import fill, small_disk
+from tests.disks import fill, small_disk
 from tests.trainer.runs import started, train, wait_for_checkpoint
 from tests.trainer.test_metrics import train_point
 from trainer.__main__ import main
