@@ -56,6 +56,7 @@ class RunView:
         self._run_dir, self._config = config.run_dir, config
         self._client: LoaderClient | None = None
         self._shown: dict[str, tuple[object, str]] = {}
+        self._read: tuple[object, tuple[list[TrainPoint], list[EpochPoint]]] | None = None
         table = LoaderTable(config.metrics_urls, config.tls_ca)
         self.sections = (
             Section("summary", "Now", 2, self._summary),
@@ -136,8 +137,13 @@ class RunView:
         return f"<p class=soft>{place}, as cut, mirrored and coloured for it.</p><div class=batch>{figures}</div>"
 
     def _points(self) -> tuple[list[TrainPoint], list[EpochPoint]]:
-        """The run's points. Raises TrainerError as long as there are none."""
-        train, epochs = read_points(self._run_dir)
+        """The run's points, read anew when their file has changed. Raises TrainerError as long as there are none."""
+        path = self._run_dir / METRICS_NAME
+        status = path.stat() if path.is_file() else None
+        change = status and (status.st_mtime_ns, status.st_size)
+        if self._read is None or self._read[0] != change:
+            self._read = change, read_points(self._run_dir)
+        train, epochs = self._read[1]
         if not train:
             raise TrainerError("Waiting for the run's first point.")
         return train, epochs
