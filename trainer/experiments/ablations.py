@@ -9,7 +9,6 @@ from trainer.experiments.experiment import Arm, Conclusion, Evidence, Experiment
 from trainer.recipes.parts import PARTS
 
 RECIPE = "the recipe"
-OWN_STREAM = "of its own"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Runs commands in processes of their own, several at once, and a loader beside them. Knows nothing of networks."""
 
 import contextlib
-import shlex
 import subprocess
 import sys
 import time
@@ -28,10 +27,6 @@ class Job:
     name: str
     command: tuple[str, ...]
     log: Path
-
-    @property
-    def as_typed(self) -> str:
-        return f"python -m {shlex.join(self.command)}"
 
 
 class Child:
