@@ -34,6 +34,25 @@ STARTERS = frozenset(("tests.processes", "tests.trainer.runs"))
 LIMITS = Limits(max_batch_size=1024, max_steps=64, message_bytes=100_000, max_streams_per_identity=64, max_streams=64)
 
 
+class FailuresAtOnce:
+    """Tells a failure when it happens, and not only at the end: a run that is cut off has told it too."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.ensure_newline()
+            self._terminal.line(f"{report.nodeid}, {report.when}, after {report.duration:.0f} s: {report.longreprtext}")
+
+
+@pytest.hookimpl(trylast=True)  # the terminal is there then
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:  # the workers beside each other have none
+        config.pluginmanager.register(FailuresAtOnce(terminal))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks as slow, for --quick to leave out, what starts processes, Ray or training runs. Says what may run beside
     each other: modules, whose tests share what is dear to make, and of all that starts Ray one at a time.

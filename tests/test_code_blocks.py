@@ -76,7 +76,7 @@ def test_commands_are_understood(document: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_first_steps_are_taken(tmp_path: Path) -> None:
-    """docs/start.md, line by line, but for the port and the number of epochs; the service in the background."""
+    """docs/start.md, line by line, but for the port and what only makes it longer; the service in the background."""
     [code, *_] = blocks(ROOT / "docs/start.md", "sh")
     first, code = code.split("\n", 1)
     assert first == "scripts/setup && . .venv/bin/activate"
@@ -85,6 +85,8 @@ def test_the_first_steps_are_taken(tmp_path: Path) -> None:
     for there, here in (
         ("--listen 127.0.0.1:7000\n", f"--listen 127.0.0.1:7000 &\ntrap 'kill $!' EXIT\n{healthy}\n"),
         ("127.0.0.1:7000", f"127.0.0.1:{port}"),
+        ("sample --out images", "sample --out images --train-per-class 40"),
+        (f"bench   --target 127.0.0.1:{port}", f"bench --target 127.0.0.1:{port} --duration-s 1 --warmup-s 0"),
         ("--epochs 14 --lr-drops 10", "--epochs 1"),
     ):
         assert there in code

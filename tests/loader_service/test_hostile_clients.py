@@ -1,7 +1,7 @@
 """The service against clients that hypothesis makes up: bytes, frames, calls and shared memory that no sound one sends.
 
 Each input gets an answer or the end of its connection, in its time; nothing is left of it, and an honest client beside
-them gets what it should. ALEXNET_FUZZ_EXAMPLES: how many inputs of each kind.
+them gets what it should.
 """
 
 import itertools
@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from loader_service.v1 import loader_pb2 as pb
 from loader_service.v1 import loader_pb2_grpc
 from loader_service.wire.shared_memory import HELLO, RELEASE
-from tests.fuzzing import NUM_EXAMPLES
 from tests.loader_service.test_streaming_calls import DATA, END_STREAM, HEADERS, SETTINGS, frame, message
 from tests.processes import LoaderProcess, loader_processes
 from tests.stubs import channel_to, request_of
+from tests.thoroughness import NUM_EXAMPLES
 from tests.waiting import wait_until
 
 TIMEOUT_S = 30.0

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from loader_service.client.http2.calls import StreamConnection
 from loader_service.client.http2.status import CallError
-from tests.fuzzing import NUM_EXAMPLES
 from tests.loader_service.test_streaming_calls import message
+from tests.thoroughness import NUM_EXAMPLES
 
 TIMEOUT_S = 20.0
 QUESTION = bytes(range(256)) * 3

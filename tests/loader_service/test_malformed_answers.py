@@ -18,9 +18,9 @@ from loader_service.v1 import loader_pb2 as pb
 from loader_service.wire.codec import unpack_header
 from loader_service.wire.translate import range_to_request
 from tests.conftest import LIMITS, serving
-from tests.fuzzing import NUM_EXAMPLES
 from tests.loader_service.liars import OPTIONS, SPEC, Field, Liar, fields_of, lying, message_of, with_field
 from tests.stores import make_store
+from tests.thoroughness import NUM_EXAMPLES
 
 NUMBERS = {each.name: each.number for each in pb.Batch.DESCRIPTOR.fields}
 NUM_STEPS = 10

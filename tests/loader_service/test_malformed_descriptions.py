@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from loader_service.client import Batch, ClientOptions, LoaderClient, LoaderError, Security
 from loader_service.client.replica import Replica
 from loader_service.v1 import loader_pb2 as pb
-from tests.fuzzing import NUM_EXAMPLES
 from tests.loader_service.liars import OPTIONS, SPEC, Liar, lying
 from tests.loader_service.test_malformed_answers import expect_equal
+from tests.thoroughness import NUM_EXAMPLES
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """However a shard is damaged: the image that was written or an error, and the process lives."""
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from preprocess.errors import DamagedRecordError
 from preprocess.store import Encoding, Store
 from tests.preprocess.test_bound_stores import contents
 from tests.stores import make_store
-
-NUM_EXAMPLES = int(os.environ.get("ALEXNET_FUZZ_EXAMPLES", "60"))
+from tests.thoroughness import NUM_EXAMPLES
 
 ENCODINGS: tuple[Encoding, ...] = ("jpeg", "yuv420", "raw")
 

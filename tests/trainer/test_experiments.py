@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from commandline.folder_lock import LOCK_NAME
+from tests.thoroughness import NUM_KILLS, moments
 from tests.trainer.runs import NETWORK
 from tests.waiting import wait_until
 from trainer.checkpoint import folder
@@ -107,12 +107,12 @@ def test_the_table_has_the_difference_and_the_run_that_diverged(unbroken: Path) 
 
 
 def test_killed_at_random_moments_it_makes_the_same_table(unbroken: Path, tiny_store: Path, tmp_path: Path) -> None:
-    drawn = random.Random(1)
+    draw = moments()
     out = tmp_path / "killed"
-    for number in (signal.SIGKILL, signal.SIGTERM):
+    for number in [*(signal.SIGKILL, signal.SIGTERM) * NUM_KILLS][:NUM_KILLS]:
         with started("EXPERIMENT", tiny_store, out) as process:
             wait_until(lambda: (out / "loader.log").exists() or process.poll() is not None, "the experiment's start")
-            signal.sigtimedwait([], drawn.uniform(0, 12))
+            signal.sigtimedwait([], draw.uniform(0, 6))
             process.send_signal(number)
             assert process.wait(100) in (-number, 128 + number, 0)
     assert conduct(EXPERIMENT, config_for(tiny_store, out)) == 0

@@ -1,8 +1,6 @@
 """Metrics: each step and each epoch once, in both files, after any number of kills and whatever the file holds."""
 
 import json
-import os
-import random
 import signal
 import struct
 from collections import Counter
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from tests.thoroughness import NUM_KILLS, moments
 from tests.trainer.runs import started, train, wait_for_checkpoint
 from trainer.monitor.metrics import EpochPoint, MetricsWriter, TrainPoint, read_points
 
@@ -121,8 +120,8 @@ def test_lines_of_an_earlier_version_are_read(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_after_kills_at_random_moments_each_step_is_there_once(loader_target: str, tmp_path: Path) -> None:
     options = ("--epochs", "4", "--checkpoint-steps", "2", "--log-steps", "1", "--tensorboard", "--resume", "auto")
-    drawn = random.Random(int(os.environ.get("ALEXNET_KILL_SEED", "1")))
-    for kill in range(int(os.environ.get("ALEXNET_KILLS", "3"))):
+    drawn = moments()
+    for kill in range(NUM_KILLS):
         with started(loader_target, tmp_path, *options) as process:
             wait_for_checkpoint(tmp_path, process, least_step=2 * kill + 1)
             signal.sigtimedwait([], drawn.uniform(0, 0.2))
