@@ -1,3 +1,3 @@
 """The loader: a stateless gRPC service that streams augmented crops, and its client."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

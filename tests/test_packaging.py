@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,10 @@ def test_there_is_one_version() -> None:
         assert importlib.import_module(package).__version__ == VERSION
     dockerfile = (ROOT / "deploy/containers/Dockerfile").read_text("utf-8").splitlines()
     assert {line for line in dockerfile if line.startswith("ARG VERSION")} == {f"ARG VERSION={VERSION}"}
+    tags = re.compile(r"(?:image: alexnet-\w+:(?:\$\{VERSION:-)?|name: alexnet-\w+, newTag: )([\d.]+)")
+    deployed = [path.read_text("utf-8") for path in (ROOT / "deploy").rglob("*.y*ml")]
+    assert {tag for text in deployed for tag in tags.findall(text)} == {VERSION}
+    assert f"\n## {VERSION} (" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_importing_a_package_does_nothing() -> None:

@@ -1,3 +1,3 @@
 """AlexNet, trained from the loader service: two columns on two devices."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
