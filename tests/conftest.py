@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(FailuresAtOnce(terminal))
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks as slow, for --quick to leave out, what starts processes, Ray or training runs. Says what may run beside
     each other: modules, whose tests share what is dear to make, and of all that starts Ray one at a time.

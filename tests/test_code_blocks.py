@@ -85,7 +85,6 @@ def test_the_first_steps_are_taken(tmp_path: Path) -> None:
     for there, here in (
         ("--listen 127.0.0.1:7000\n", f"--listen 127.0.0.1:7000 &\ntrap 'kill $!' EXIT\n{healthy}\n"),
         ("127.0.0.1:7000", f"127.0.0.1:{port}"),
-        ("sample --out images", "sample --out images --train-per-class 40"),
         (f"bench   --target 127.0.0.1:{port}", f"bench --target 127.0.0.1:{port} --duration-s 1 --warmup-s 0"),
         ("--epochs 14 --lr-drops 10", "--epochs 1"),
     ):

@@ -26,6 +26,8 @@ _LOOKED_THROUGH = 64 << 20
 _MOST_READ_BYTES = 1 << 20
 _MOST_NAME_LENGTH = 4096
 _MOST_MEMBERS = 1 << 24
+# Of what gzip reads a byte at a time: zeros after a member, a name in its header. Gigabytes of them would take hours.
+_MOST_SINGLE_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 GZIP_SUFFIXES = (".gz", ".tgz")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -61,7 +63,7 @@ def open_container(storage: Storage, path: str) -> Iterator[BinaryIO]:
     """A file, expanded where it is gzipped: that is read forwards, since going back begins anew."""
     with storage.open(path) as file:
         if path.lower().endswith(GZIP_SUFFIXES):
-            with gzip.GzipFile(fileobj=file) as expanded:
+            with gzip.GzipFile(fileobj=cast(BinaryIO, _Compressed(file)), mode="rb") as expanded:
                 yield cast(BinaryIO, expanded)
         else:
             yield file
@@ -143,6 +145,22 @@ def _damaged(section: TarSection, at: int, found: str) -> SourceError:
     return SourceError(
         f"{section.root}/{section.name}: expected a whole tar, with a header or its end at byte {at:,}, found {found}"
     )
+
+
+class _Compressed:
+    """A gzipped file, as ``gzip`` reads it, of which no gigabytes are read a byte at a time."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._num_single_bytes = file, 0
+
+    def seek(self, position: int) -> int:
+        return self._file.seek(position)
+
+    def read(self, size_bytes: int) -> bytes:
+        self._num_single_bytes = self._num_single_bytes + 1 if size_bytes == 1 else 0
+        if self._num_single_bytes > _MOST_SINGLE_BYTES:
+            raise gzip.BadGzipFile(f"more than {_MOST_SINGLE_BYTES:,} zeros after its data, or a name of as many bytes")
+        return self._file.read(size_bytes)
 
 
 class _Window:

@@ -280,6 +280,22 @@ def test_headers_that_cannot_be(case: str, suffix: str, tmp_path: Path) -> None:
         index_tar(whole_tar(LocalStorage(str(tmp_path)), f"x{suffix}"))
 
 
+@pytest.mark.parametrize("case", ["zeros at the end", "zeros between", "a name without end"])
+def test_what_gzip_reads_a_byte_at_a_time(case: str, tmp_path: Path) -> None:
+    """Eight gigabytes of it, of which the disk holds nothing."""
+    path, whole = tmp_path / "x.tar.gz", gzip.compress(_pax_tar({}))
+    with path.open("wb") as file:
+        file.write(b"\x1f\x8b\x08\x08" + bytes(6) + b"a" * (3 << 20) if case == "a name without end" else whole)
+        file.truncate(8 << 30)
+        if case == "zeros between":
+            file.seek(8 << 30)
+            file.write(whole)
+    with pytest.raises(
+        SourceError, match=r"x\.tar\.gz: expected a whole gzipped tar, found: more than 1,048,576 zeros"
+    ):
+        index_tar(whole_tar(LocalStorage(str(tmp_path)), "x.tar.gz"))
+
+
 def test_a_chain_of_links_ends(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("0.png"))

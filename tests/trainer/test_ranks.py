@@ -70,9 +70,9 @@ def test_two_ranks_then_one_then_two_end_where_one_does(loader_target: str, tmp_
     one, run_dir = tmp_path / "one", tmp_path / "changing"
     options = ("--recipe", "paper", "--checkpoint-steps", "2")
     assert train(loader_target, one, *options, "--epochs", "3") == 0
-    run_ranks(2, loader_target, run_dir, *options, "--epochs", "1")
+    run_by_hand(loader_target, run_dir, *options, "--epochs", "1")
     assert train(loader_target, run_dir, *options, "--epochs", "2", "--resume", "auto") == 0
-    run_ranks(2, loader_target, run_dir, *options, "--epochs", "3", "--resume", "auto")
+    run_by_hand(loader_target, run_dir, *options, "--epochs", "3", "--resume", "auto")
     a, b = (load(folder.numbered(each)[0]) for each in (one, run_dir))
     assert (a.epoch, a.step, a.global_step) == (b.epoch, b.step, b.global_step)
     for name, value in a.weights.items():
@@ -118,6 +118,12 @@ def ranks_by_hand(
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def run_by_hand(target: str, run_dir: Path, *options: str) -> None:
+    with ranks_by_hand(target, [run_dir] * 2, *options) as ranks:
+        outcomes = [process.communicate(timeout=100)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], outcomes
 
 
 def test_ranks_that_would_differ_refuse_to_go_on(loader_target: str, tmp_path: Path) -> None:

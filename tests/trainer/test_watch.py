@@ -101,7 +101,13 @@ def test_a_run_is_followed_as_it_grows(tiny_store: Path, tmp_path: Path) -> None
         loader.end()
 
 
-def test_the_crops_are_those_of_the_step(run_dir: Path, loader_target: str) -> None:
+@pytest.fixture(scope="module")
+def page(run_dir: Path) -> Iterator[str]:
+    with watching(run_dir) as (address, _):
+        yield address
+
+
+def test_the_crops_are_those_of_the_step(run_dir: Path, page: str, loader_target: str) -> None:
     """As the service gave them to the run, with the run's own options."""
     options = options_of(read_record(run_dir))
     assert options is not None
@@ -109,50 +115,47 @@ def test_the_crops_are_those_of_the_step(run_dir: Path, loader_target: str) -> N
     with LoaderClient([loader_target]) as client, client.stream(spec, epoch=1, step=5) as stream:
         batch = next(stream)
         names = [client.describe().classes[label][1] for label in batch.labels.tolist()]
-    with watching(run_dir) as (page, _):
-        text = get(page + "batch")
+    text = get(page + "batch")
     expected = np.clip(np.rint(batch.images + batch.colour_shifts[:, None, None]), 0, 255)
     np.testing.assert_array_equal(pictures(text), expected)
     assert re.findall("<figcaption>(.*?)</figcaption>", text) == names
 
 
-def test_the_filters_are_those_of_both_columns(run_dir: Path) -> None:
-    with watching(run_dir) as (page, _):
-        text = get(page + "filters")
+def test_the_filters_are_those_of_both_columns(page: str) -> None:
+    text = get(page + "filters")
     assert len(pictures(text)) == 2
     assert "Column 2: 3 filters of 11x11x3" in text
 
 
-def test_the_page_stays_on_this_machine(run_dir: Path) -> None:
-    with watching(run_dir) as (page, _):
-        text = get(page)
-        assert "<title>AlexNet, run &lt;1&gt;</title>" in text
-        assert not re.findall(r"(?:https?:)?//[a-z]", text), "no outside address"
-        assert re.findall("<div id=([a-z]+)", text) == list(SECTIONS)
-        with urllib.request.urlopen(page) as answer:
-            assert answer.headers["content-security-policy"].startswith("default-src 'none'")
-        with pytest.raises(urllib.error.HTTPError, match="400"):  # another site's name for this machine
-            get(page, Host="elsewhere.example")
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            get(page + "metrics.jsonl")
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.2", int(page.rstrip("/").rpartition(":")[2])))
+def test_the_page_stays_on_this_machine(page: str) -> None:
+    text = get(page)
+    assert "<title>AlexNet, run &lt;1&gt;</title>" in text
+    assert not re.findall(r"(?:https?:)?//[a-z]", text), "no outside address"
+    assert re.findall("<div id=([a-z]+)", text) == list(SECTIONS)
+    with urllib.request.urlopen(page) as answer:
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    with pytest.raises(urllib.error.HTTPError, match="400"):  # another site's name for this machine
+        get(page, Host="elsewhere.example")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(page + "metrics.jsonl")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", int(page.rstrip("/").rpartition(":")[2])))
 
 
-@pytest.mark.parametrize("width", [DESKTOP, PHONE])
-def test_in_a_browser(run_dir: Path, tmp_path: Path, width: int) -> None:
+def test_in_a_browser(run_dir: Path, tmp_path: Path) -> None:
     with browser(tmp_path / "profile") as shown, watching(run_dir) as (page, process):
-        shown.open(page, width=width)
-        wait_until(
-            lambda: shown.run("[...document.querySelectorAll('[data-every]')].every(e => e.children.length)"), "it"
-        )
-        assert shown.run("document.querySelectorAll('svg').length") == 4
-        assert shown.run("[...document.images].every(image => image.complete && image.naturalWidth)")
-        assert not shown.is_too_wide()
-        assert all(address.startswith(page) for address in shown.requested())
-        assert shown.problems() == []
-        assert not shown.run("document.body.classList.contains('lost')")
-        shown.screenshot(tmp_path / "page.png")
+        for width in (DESKTOP, PHONE):
+            shown.open(page, width=width)
+            wait_until(
+                lambda: shown.run("[...document.querySelectorAll('[data-every]')].every(e => e.children.length)"), "it"
+            )
+            assert shown.run("document.querySelectorAll('svg').length") == 4
+            assert shown.run("[...document.images].every(image => image.complete && image.naturalWidth)")
+            assert not shown.is_too_wide()
+            assert all(address.startswith(page) for address in shown.requested())
+            assert shown.problems() == []
+            assert not shown.run("document.body.classList.contains('lost')")
+            shown.screenshot(tmp_path / f"page-{width}.png")
         process.kill()
         wait_until(lambda: shown.run("document.body.classList.contains('lost')"), "the page to say that it is alone")
         assert shown.run("document.querySelectorAll('svg').length") == 4
