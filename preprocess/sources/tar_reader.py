@@ -74,24 +74,25 @@ def iterate_members(file: BinaryIO, section: TarSection) -> Iterator[tarfile.Tar
     section. Raises SourceError, with tar and byte, unless it is whole.
     """
     window = _Window(file, section)
-    archive = None
+    num_members = at = 0
     try:
         try:
             with tarfile.open(
                 fileobj=cast(BinaryIO, window), mode="r:", encoding="utf-8", errors="surrogateescape"
             ) as archive:
-                num_members = 0
-                while (member := archive.next()) is not None:
+                is_empty = archive.firstmember is None  # type: ignore[attr-defined]
+                # For a header of numbers that cannot be, tarfile says that it is the end, and goes on after it: the end
+                # is looked for at ``at``, after the last member.
+                while not is_empty and (member := archive.next()) is not None:
                     # The archive remembers every member: for a million of them that is a gigabyte.
                     archive.members = []  # type: ignore[attr-defined]
                     num_members += 1
                     _check_member(member, archive.offset, num_members, section)
                     yield member
-            at = archive.offset
+                    at = archive.offset
         except (SourceError, OSError, EOFError, zlib.error, MemoryError):
             raise
         except Exception as error:  # TarError where tarfile knows what is wrong; others for numbers that cannot be
-            at = archive.offset if archive is not None else 0
             _check_end(window, at, section)
             raise _damaged(section, at, one_line(error)) from None
         _check_end(window, at, section)

@@ -280,6 +280,28 @@ def test_headers_that_cannot_be(case: str, suffix: str, tmp_path: Path) -> None:
         index_tar(whole_tar(LocalStorage(str(tmp_path)), f"x{suffix}"))
 
 
+def test_a_header_that_tarfile_passes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python refuses negative sizes, it takes such a header for the end, and goes on after it if asked again."""
+    block = tarfile.TarInfo._block  # type: ignore[attr-defined]
+
+    def refusing(info: tarfile.TarInfo, count: int) -> int:
+        if count < 0:
+            raise tarfile.InvalidHeaderError("invalid offset")  # type: ignore[attr-defined]
+        return int(block(info, count))
+
+    whole = _pax_tar({"size": "-512"})
+    monkeypatch.setattr(tarfile.TarInfo, "_block", refusing)
+    headers_and_data = 4 * 512
+    for content in (
+        whole,
+        whole[:headers_and_data] + bytes(10240 - headers_and_data),
+        whole[headers_and_data:] + whole,
+    ):
+        (tmp_path / "x.tar").write_bytes(content)
+        with pytest.raises(SourceError, match="expected a whole tar, with a header or its end at byte "):
+            index_tar(whole_tar(LocalStorage(str(tmp_path)), "x.tar"))
+
+
 @pytest.mark.parametrize("case", ["zeros at the end", "zeros between", "a name without end"])
 def test_what_gzip_reads_a_byte_at_a_time(case: str, tmp_path: Path) -> None:
     """Eight gigabytes of it, of which the disk holds nothing."""
