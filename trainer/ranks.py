@@ -155,14 +155,10 @@ def joined_ranks(devices: Sequence[torch.device], service_timeout_s: float) -> I
     watch.start()
     # One rank may wait for its batch as long as the service may be away while the others wait for that rank.
     patience = timedelta(seconds=max(LEAST_PATIENCE_S, 2 * service_timeout_s))
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait for the others to come
     try:
-        try:
-            with _one_line_of_a_dead_peer():
-                dist.init_process_group(backend, timeout=patience)
-                votes = dist.new_group(backend="gloo", timeout=patience)
-        finally:
-            signal.signal(signal.SIGINT, before)
+        with _ended_by_signals(), _one_line_of_a_dead_peer():
+            dist.init_process_group(backend, timeout=patience)
+            votes = dist.new_group(backend="gloo", timeout=patience)
         joined.set()
         yield Ranks(rank=dist.get_rank(), local_rank=local_rank(), world_size=world_size, votes=votes)
     finally:
@@ -170,6 +166,21 @@ def joined_ranks(devices: Sequence[torch.device], service_timeout_s: float) -> I
         watch.join(2 * PARENT_LOOK_S)
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Signals end the process at once: nothing is to be saved, and Python's handlers would wait for the others."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.getsignal(each) for each in numbers}
+    try:
+        for number in numbers:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end_with_parent(joined: threading.Event, ended: threading.Event) -> None:

@@ -213,6 +213,18 @@ def test_a_rank_orphaned_while_it_waits_for_the_others_ends(loader_target: str, 
     assert not folder.numbered(tmp_path)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_rank_that_waits_for_the_others_ends_by_a_signal(
+    number: signal.Signals, loader_target: str, tmp_path: Path
+) -> None:
+    env = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-m", "trainer", *train_command(loader_target, tmp_path)]
+    with subprocess.Popen(command, env=os.environ | env) as process:
+        wait_until(lambda: _is_listening(int(env["MASTER_PORT"])), "the rank to wait for another")
+        process.send_signal(number)
+        assert process.wait(100) == -number
+
+
 def test_a_stopped_rank_stops_all_and_saves(loader_target: str, tmp_path: Path) -> None:
     options = ("--epochs", "9999", "--checkpoint-steps", "2")
     with torchrun(2, *train_command(loader_target, tmp_path, *options)) as process:
