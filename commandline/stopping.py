@@ -7,13 +7,18 @@ from types import FrameType
 from typing import Self
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """What asks a program to stop: SIGINT, SIGTERM, and SIGHUP unless it is ignored (``nohup``)."""
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hang_up)
+
+
 class StopRequests:
     """While entered, remembers the first stop signal instead of dying of it. For the main thread."""
 
     def __init__(self, *signals: signal.Signals) -> None:
-        """``signals``: which ones; none means SIGINT, SIGTERM, and SIGHUP unless it is ignored (``nohup``)."""
-        hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-        self._signals = signals or (signal.SIGINT, signal.SIGTERM, *hang_up)
+        """``signals``: which ones; none means all of :func:`stop_signals`."""
+        self._signals = signals or stop_signals()
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from commandline import one_line
+from commandline.stopping import stop_signals
 from loader_service.client import StreamSpec
 from trainer.errors import PeerFailedError, RanksError, Stopped, TrainerError
 from trainer.network.columns import BatchSlice
@@ -171,12 +172,8 @@ def joined_ranks(devices: Sequence[torch.device], service_timeout_s: float) -> I
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Signals end the process at once: nothing is to be saved, and Python's handlers would wait for the others."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {each: signal.getsignal(each) for each in numbers}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in stop_signals()}
     try:
-        for number in numbers:
-            if before[number] is not signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL)
         yield
     finally:
         for number, handler in before.items():

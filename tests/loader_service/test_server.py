@@ -23,7 +23,6 @@ from preprocess.store import Store
 from tests.conftest import LIMITS, serving
 from tests.stores import make_store
 from tests.stubs import channel_to
-from tests.thoroughness import NUM_EXAMPLES
 from tests.waiting import wait_until
 
 
@@ -124,7 +123,7 @@ KNOWN_STATUSES = {
         }
     )
 )
-@settings(max_examples=20 * NUM_EXAMPLES)
+@settings(max_examples=2000)
 def test_any_request_gets_a_status(channel: grpc.Channel, fields: dict[str, Any]) -> None:
     stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
     fingerprint = stub.Describe(pb.DescribeRequest(), timeout=60).fingerprint

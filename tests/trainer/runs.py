@@ -26,14 +26,14 @@ def train(target: str, run_dir: Path, *options: str) -> int:
 
 
 @contextmanager
-def command(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A command of the trainer in a process of its own; killed at the end if it still runs."""
+def command(*arguments: str, **env: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command of the trainer in a process of its own, with ``env`` added; killed at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "trainer", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
     )
     with process:
         try:

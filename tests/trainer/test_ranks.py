@@ -16,7 +16,7 @@ import torch
 
 from loader_service.client import StreamSpec
 from tests.processes import free_port, loader_processes
-from tests.trainer.runs import train, train_command, wait_for_checkpoint
+from tests.trainer.runs import command, train, train_command, wait_for_checkpoint
 from tests.waiting import wait_until
 from trainer.checkpoint import folder
 from trainer.checkpoint.snapshot import load
@@ -218,8 +218,7 @@ def test_a_rank_that_waits_for_the_others_ends_by_a_signal(
     number: signal.Signals, loader_target: str, tmp_path: Path
 ) -> None:
     env = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-m", "trainer", *train_command(loader_target, tmp_path)]
-    with subprocess.Popen(command, env=os.environ | env) as process:
+    with command(*train_command(loader_target, tmp_path), **env) as process:
         wait_until(lambda: _is_listening(int(env["MASTER_PORT"])), "the rank to wait for another")
         process.send_signal(number)
         assert process.wait(100) == -number
