@@ -49,6 +49,12 @@ def test_users_import_the_public_faces_alone(document: Path) -> None:
     assert set(found) <= {"loader_service.client", "loader_service.torch_adapter"}
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_section_stands_twice(document: Path) -> None:
+    headings = re.findall(r"^#+ .+$", document.read_text("utf-8"), re.MULTILINE)
+    assert sorted(set(headings)) == sorted(headings)
+
+
 def test_pictures_are_shown() -> None:
     """Nothing is left in docs/ that no document shows or links to."""
     shown = "\n".join(document.read_text("utf-8") for document in DOCUMENTS)

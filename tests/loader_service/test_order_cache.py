@@ -1,7 +1,10 @@
 """Orders are computed once, ahead of need, and kept within bounds."""
 
+import inspect
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from loader_service.pipeline.order import epoch_order
 from loader_service.pipeline.order_cache import OrderCache
 from tests.waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
 Key = tuple[int, int, int]
 
 
@@ -93,6 +97,14 @@ def test_seeds_at_the_bound_do_not_take_each_others_orders(computed: Compute) ->
     current = [key for key in computed.keys if key[2] == 0]
     assert len(current) == len(set(current)) == 5
     cache.close()
+
+
+def test_as_many_orders_of_imagenet_as_the_documents_say() -> None:
+    found = re.search(r"\| (\d+) MiB: of (\d+) streams", (ROOT / "docs/operations.md").read_text("utf-8"))
+    assert found is not None
+    max_bytes = inspect.signature(OrderCache).parameters["max_bytes"].default
+    assert max_bytes == int(found[1]) << 20
+    assert max_bytes // (4 * 1_281_167) == int(found[2])
 
 
 def test_what_nobody_asks_for_waits_for_what_somebody_does(computed: Compute) -> None:
