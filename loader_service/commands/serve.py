@@ -190,6 +190,6 @@ def _credentials(config: ServeConfig) -> grpc.ServerCredentials | None:
 
 
 def _allow_many_files() -> None:
-    """Raises the soft limit of open files to the hard one: a store of ImageNet-21k has thousands of shards."""
+    """Raises the soft limit of open files to the hard one: connections take from it what shards leave."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
