@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from loader_service.client.window import Window
 
+_REPEAT_BUDGET = 0.2
+"""How large a share of all positions may be asked for twice while the first asking is merely late."""
+
 
 @dataclass(eq=False)
 class Lease:
@@ -19,7 +22,6 @@ class Lease:
     begin: int
     end: int
     started_s: float
-    is_repeat: bool = False
     missing: set[int] = field(default_factory=set)
     is_delivered: bool = False
     """Whether this lease's own replica has sent its last position."""
@@ -29,8 +31,7 @@ class LeaseBook:
     """Not thread-safe: the stream that owns it holds a lock.
 
     ``lease_size`` is the most positions a lease has, and never more than a fast replica could finish while the
-    slowest one finishes one; ``repeat_budget`` bounds how large a share of all positions may be asked for twice
-    while the first asking is merely late.
+    slowest one finishes one.
     """
 
     def __init__(
@@ -41,14 +42,12 @@ class LeaseBook:
         first_step: int,
         window: Window,
         lease_size: int,
-        repeat_budget: float = 0.2,
     ) -> None:
         self._end = num_positions
         self._steps_per_epoch = steps_per_epoch
         self._first_step = first_step
         self._window = window
         self._lease_size = lease_size
-        self._repeat_budget = repeat_budget
         self._next = 0
         self._returned: list[int] = []
         self._leases: list[Lease] = []
@@ -71,8 +70,7 @@ class LeaseBook:
 
     def complete(self, position: int, lease: Lease, now_s: float) -> bool:
         """Notes that ``position`` has arrived; False when it had arrived before."""
-        finished = position - lease.begin + 1
-        pace = (now_s - lease.started_s) / max(finished, 1)
+        pace = (now_s - lease.started_s) / (position - lease.begin + 1)
         known = self._step_time_s.get(lease.replica, pace)
         self._step_time_s[lease.replica] = 0.5 * known + 0.5 * pace
         lease.is_delivered |= position == lease.end - 1
@@ -86,13 +84,12 @@ class LeaseBook:
     def end(self, lease: Lease) -> None:
         """Ends a lease, whole or not; what it left undone, and nobody else is fetching, is handed out again first."""
         self._leases.remove(lease)
-        elsewhere = set().union(*(other.missing for other in self._leases)) if self._leases else set()
-        self._returned = sorted({*self._returned, *(lease.missing - elsewhere)})
+        left = lease.missing.difference(*(other.missing for other in self._leases))
+        self._returned = sorted({*self._returned, *left})
 
     def lose(self, position: int, replica: str) -> None:
-        """Notes that ``replica`` cannot deliver ``position``: its copy is damaged."""
-        if position >= self._consumed:
-            self._lost.setdefault(position, set()).add(replica)
+        """Notes that ``replica`` cannot deliver ``position``, which is still to be consumed: its copy is damaged."""
+        self._lost.setdefault(position, set()).add(replica)
 
     def is_lost(self, position: int, replicas: set[str]) -> bool:
         """Whether none of ``replicas``, of which there are some, can deliver ``position``."""
@@ -131,7 +128,7 @@ class LeaseBook:
         # A request names one epoch, so a lease ends with it.
         last = min(last, begin + self._steps_per_epoch - self.locate(begin)[1], begin + self._size_for(replica))
         end = begin
-        while end < last and (end in allowed or (not allowed and end >= self._next)):
+        while end < last and (not allowed or end in allowed):
             end += 1
         if end == begin:
             return None
@@ -141,7 +138,7 @@ class LeaseBook:
 
     def _repeat(self, replica: str, now_s: float) -> Lease | None:
         """The oldest position that is late: overdue by what this replica would need to fetch it twice."""
-        if self._repeats > self._repeat_budget * max(self._next, 10):
+        if self._repeats > _REPEAT_BUDGET * max(self._next, 10):
             return None
         own_pace = self._step_time_s.get(replica)
         if own_pace is None:
@@ -158,7 +155,7 @@ class LeaseBook:
             late = [p for p in sorted(lease.missing) if counts[p] == 1 and replica not in self._lost.get(p, ())]
             if late:
                 self._repeats += 1
-                return Lease(replica, late[0], late[0] + 1, now_s, is_repeat=True, missing={late[0]})
+                return Lease(replica, late[0], late[0] + 1, now_s, missing={late[0]})
         return None
 
     def _is_held_up(self) -> bool:

@@ -16,7 +16,6 @@ class Window:
     def __init__(self, most: int, *, is_fixed: bool = False) -> None:
         self._most = most
         self._least = most if is_fixed else min(USUAL_STEPS, most)
-        self._is_fixed = is_fixed
         self.size = self._least
         """Steps that may be handed out past the last one that was consumed."""
         self._num_taken, self._least_ready = 0, most
@@ -35,4 +34,4 @@ class Window:
         self.size = min(self.size, self._limit(num_replicas))
 
     def _limit(self, num_replicas: int) -> int:
-        return self._least if self._is_fixed else min(max(USUAL_STEPS * (num_replicas - 1), self._least), self._most)
+        return min(max(USUAL_STEPS * (num_replicas - 1), self._least), self._most)
