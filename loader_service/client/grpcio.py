@@ -5,6 +5,7 @@ It goes through ``http_proxy`` and its kin, and does all else of HTTP/2 that gRP
 
 import os
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import Any
 
 import grpc
@@ -40,10 +41,14 @@ class GrpcioConnection:
                 "start workers with spawn, or use another transport"
             )
         options = _OPTIONS if server_name is None else [*_OPTIONS, ("grpc.ssl_target_name_override", server_name)]
-        credentials = _credentials(security)
-        if credentials is None:
+        if security.tls_ca is None:
             self._channel = grpc.insecure_channel(target, options)
         else:
+            credentials = grpc.ssl_channel_credentials(
+                security.tls_ca.read_bytes(),
+                security.tls_key.read_bytes() if security.tls_key else None,
+                security.tls_cert.read_bytes() if security.tls_cert else None,
+            )
             self._channel = grpc.secure_channel(target, credentials, options)
 
     def call(self, path: str, request: bytes, metadata: Sequence[tuple[str, str]]) -> "GrpcioCall":
@@ -77,28 +82,12 @@ class GrpcioCall(Iterator[IncomingMessage]):
             self._answers = self._start()
             if self._is_cancelled:
                 self._answers.cancel()
-        content = memoryview(next(self._answers))
+        content = next(self._answers)
         self.num_received += len(content)
-        unread = [content]
-
-        def fill(view: memoryview) -> None:
-            view[:] = unread[0][: len(view)]
-            unread[0] = unread[0][len(view) :]
-
-        return IncomingMessage(len(content), lambda size: memoryview(bytearray(size)), fill)
+        return IncomingMessage(len(content), lambda size: memoryview(bytearray(size)), BytesIO(content).readinto)
 
     def cancel(self) -> None:
         """Breaks the call off, from any thread."""
         self._is_cancelled = True
         if self._answers is not None:
             self._answers.cancel()
-
-
-def _credentials(security: Security) -> grpc.ChannelCredentials | None:
-    if security.tls_ca is None:
-        return None
-    return grpc.ssl_channel_credentials(
-        security.tls_ca.read_bytes(),
-        security.tls_key.read_bytes() if security.tls_key else None,
-        security.tls_cert.read_bytes() if security.tls_cert else None,
-    )

@@ -11,7 +11,7 @@ _HEAD_BYTES = 4096
 class IncomingMessage:
     """A message whose first bytes have come; the rest goes where its reader wants it. Valid until the next one."""
 
-    def __init__(self, size: int, buffer_of: Callable[[int], memoryview], fill: Callable[[memoryview], None]) -> None:
+    def __init__(self, size: int, buffer_of: Callable[[int], memoryview], fill: Callable[[memoryview], object]) -> None:
         self._buffer_of, self._fill = buffer_of, fill
         self.size = size
         """Bytes of the whole message."""
