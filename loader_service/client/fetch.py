@@ -30,8 +30,8 @@ class Fetcher:
     def __init__(
         self,
         connection: Connection,
-        *,
         found: Description,
+        *,
         spec: StreamSpec,
         description: Description,
         allocate: Allocate,

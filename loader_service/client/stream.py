@@ -4,13 +4,14 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from loader_service.client.array_pool import ArrayPool
 from loader_service.client.assembly import Allocate
 from loader_service.client.delivery import Delivery
 from loader_service.client.descriptions import Descriptions
+from loader_service.client.fetch import Fetcher
 from loader_service.client.leases import LeaseBook
 from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Replica
@@ -68,12 +69,17 @@ class BatchStream(Iterator[Batch]):
         self._workers = Workers(
             self._delivery,
             owner=weakref.ref(self),
-            spec=spec,
-            description=description,
+            fetch_from=partial(
+                Fetcher,
+                spec=spec,
+                description=description,
+                allocate=allocate or ArrayPool(lambda: window.size + _NUM_HELD),
+                transport=options.transport,
+                copy=options.copy or allocate is not None,
+            ),
             find_replicas=find_replicas,
             first_epoch=epoch,
-            allocate=allocate or ArrayPool(lambda: window.size + _NUM_HELD),
-            options=options if allocate is None else replace(options, copy=True),
+            options=options,
             descriptions=descriptions,
         )
 

@@ -9,7 +9,6 @@ from concurrent.futures import wait
 
 import grpc
 
-from loader_service.client.assembly import Allocate
 from loader_service.client.delivery import Delivery
 from loader_service.client.descriptions import Descriptions
 from loader_service.client.discovery import Discovery
@@ -18,7 +17,7 @@ from loader_service.client.leases import Lease
 from loader_service.client.options import ClientOptions
 from loader_service.client.replica import Connection, Replica
 from loader_service.wire.errors import DataLossError, LoaderError, OverloadedError, ServiceUnavailableError
-from loader_service.wire.types import Description, StreamSpec
+from loader_service.wire.types import Description
 
 _FIRST_BACKOFF_S = 0.05
 _FAILURES_WORTH_A_WORD = 4
@@ -30,27 +29,26 @@ _LOOK_INTERVAL_S = 0.1
 
 
 class Workers:
-    """Fetches for a ``delivery`` from construction on, until it is closed or its ``owner`` is no more."""
+    """Fetches for a ``delivery`` from construction on, until it is closed or its ``owner`` is no more.
+
+    ``fetch_from`` makes the fetcher for a connection to a replica that described itself so.
+    """
 
     def __init__(
         self,
         delivery: Delivery,
         *,
         owner: "weakref.ref[object]",
-        spec: StreamSpec,
-        description: Description,
+        fetch_from: Callable[[Connection, Description], Fetcher],
         find_replicas: Callable[[], dict[str, Replica]],
         first_epoch: int,
-        allocate: Allocate,
         options: ClientOptions,
         descriptions: Descriptions,
     ) -> None:
         self._delivery = delivery
         self._owner = owner
-        self._spec = spec
-        self._description = description
+        self._fetch_from = fetch_from
         self._first_epoch = first_epoch
-        self._allocate = allocate
         self._options = options
         self._descriptions = descriptions
         self._discovery = Discovery(find_replicas, options.resolve_interval_s)
@@ -149,15 +147,7 @@ class Workers:
     def _fetch_leases(self, connection: Connection, found: Description) -> bool:
         """Fetches leases over one connection to a replica that described itself as ``found``; True when the stream has
         ended, False when a new connection is wanted."""
-        with Fetcher(
-            connection,
-            found=found,
-            spec=self._spec,
-            description=self._description,
-            allocate=self._allocate,
-            transport=self._options.transport,
-            copy=self._options.copy,
-        ) as fetcher:
+        with self._fetch_from(connection, found) as fetcher:
             while (lease := self._delivery.wait_for_lease(connection.target)) is not None:
                 is_whole = self._fetch(connection, fetcher, lease)
                 self._delivery.note_success(connection.target)
