@@ -26,13 +26,13 @@ class Assembly:
             shape = _shape_of(part)
             images = self._allocate(shape, part.dtype)
             _expect_array(images, shape, np.dtype(part.dtype))
-            self._begin(images)
-        room = self._images[part.offset : part.offset + part.shape[0]]
+            self._begin(part, images)
+        room = self._batch.images[part.offset : part.offset + part.shape[0]]
         return room.reshape(-1).view(np.uint8).data
 
     def adopt(self, part: PartHeader, pixels: npt.NDArray[np.uint8]) -> Batch:
         """The batch of a part that is all of a step, and whose pixels stay where they are."""
-        self._begin(pixels.view(part.dtype).reshape(_shape_of(part)))
+        self._begin(part, pixels.view(part.dtype).reshape(_shape_of(part)))
         batch = self.add(part)
         assert batch is not None
         return batch
@@ -40,32 +40,29 @@ class Assembly:
     def add(self, part: PartHeader) -> Batch | None:
         """Takes a part whose pixels are in their place; the batch, when that completes it."""
         end = part.offset + len(part.labels)
-        self._labels[part.offset : end] = part.labels
-        self._indices[part.offset : end] = part.indices
-        self._shifts[part.offset : end] = part.colour_shifts
+        self._batch.labels[part.offset : end] = part.labels
+        self._batch.indices[part.offset : end] = part.indices
+        self._batch.colour_shifts[part.offset : end] = part.colour_shifts
         self._filled = end
         if end < part.slice_size:
             return None
         self._filled = 0
-        return Batch(
-            epoch=part.epoch,
-            step=part.step,
-            images=self._images,
-            labels=self._labels,
-            indices=self._indices,
-            colour_shifts=self._shifts,
-        )
+        return self._batch
 
     def expect(self, part: PartHeader) -> None:
         """Raises ValueError unless ``part`` is the next."""
         if part.offset != self._filled:
             raise ValueError(f"expected the part at {self._filled}, found the one at {part.offset}")
 
-    def _begin(self, images: npt.NDArray[Any]) -> None:
-        self._images = images
-        self._labels = np.empty(len(images), np.int64)
-        self._indices = np.empty(len(images), np.int64)
-        self._shifts = np.empty((len(images), 3), np.float32)
+    def _begin(self, part: PartHeader, images: npt.NDArray[Any]) -> None:
+        self._batch = Batch(
+            epoch=part.epoch,
+            step=part.step,
+            images=images,
+            labels=np.empty(len(images), np.int64),
+            indices=np.empty(len(images), np.int64),
+            colour_shifts=np.empty((len(images), 3), np.float32),
+        )
 
 
 def _shape_of(part: PartHeader) -> tuple[int, ...]:
