@@ -1,8 +1,6 @@
 """What an answer must be: held against each message before memory is made for its pixels."""
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -21,10 +19,6 @@ class Expected:
     """Their crops have a size."""
     num_images: int
     num_classes: int
-
-    @cached_property
-    def _dtype(self) -> "np.dtype[Any]":
-        return np.dtype(self.steps.spec.pixel_format)
 
     @classmethod
     def of(
@@ -45,11 +39,12 @@ class Expected:
     def check(self, part: PartHeader, step: int) -> None:
         """Raises ValueError, saying what was expected, for what cannot be a part of ``step``."""
         spec, crop_size = self.steps.spec, self.steps.crop_size
+        dtype = np.dtype(spec.pixel_format)
         first = step * spec.batch_size
         begin = min(first + self.steps.slice_begin, self.num_images)
         end = min(first + self.steps.slice_end, self.num_images)
         found = part.epoch, part.step, part.slice_size, *part.shape[1:], part.dtype
-        expected = self.steps.epoch, step, end - begin, spec.num_crops, crop_size, crop_size, 3, self._dtype
+        expected = self.steps.epoch, step, end - begin, spec.num_crops, crop_size, crop_size, 3, dtype
         if found != expected:
             raise ValueError(
                 f"epoch, step, slice, crops, height, width, channels, type: expected {expected}, found {found}"

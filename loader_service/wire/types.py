@@ -65,7 +65,7 @@ class StreamSpec:
         _check_whole("world_size", self.world_size, 1, 2**32 - 1)
         if not 0 <= self.colour_std < math.inf:
             raise ValueError(f"colour_std: expected 0 or more, found {self.colour_std}")
-        if not 0 <= self.rank < self.world_size:
+        if self.rank >= self.world_size:
             raise ValueError(f"rank: expected 0 to world_size - 1 = {self.world_size - 1}, found {self.rank}")
         if self.world_size > self.batch_size:
             raise ValueError(f"world_size: expected at most batch_size = {self.batch_size}, found {self.world_size}")
@@ -151,8 +151,7 @@ class StepRange:
     @property
     def image_bytes(self) -> int:
         """Bytes of one image's crops as they are sent."""
-        pixel_bytes = 4 if self.spec.pixel_format == "float32" else 1
-        return self.spec.num_crops * self.crop_size * self.crop_size * 3 * pixel_bytes
+        return self.spec.num_crops * self.crop_size * self.crop_size * 3 * np.dtype(self.spec.pixel_format).itemsize
 
     @property
     def slice_bytes(self) -> int:
