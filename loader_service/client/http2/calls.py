@@ -10,10 +10,9 @@ one call at a time on a connection, one message in a request, no compression.
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Self
 
 import grpc
 
@@ -132,8 +131,8 @@ class StreamConnection:
         return self._buffer[:size]
 
 
-class StreamCall:
-    """A call: an iterator of messages, each valid until the next is asked for.
+class StreamCall(Iterator[IncomingMessage]):
+    """A call: its messages, each valid until the next is asked for.
 
     Iterating raises CallError when the call fails, or cannot be started; after its last message it ends.
     """
@@ -155,9 +154,6 @@ class StreamCall:
         """Bytes of messages that have come so far; any thread may look."""
         self.is_complete = False
         """Whether the server has ended the call, so that another can follow on its connection."""
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> IncomingMessage:
         if not self._stream:

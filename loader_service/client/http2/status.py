@@ -47,12 +47,8 @@ def check_trailers(trailers: dict[str, str]) -> None:
     number = trailers.get("grpc-status")
     if number == "0":
         return
-    if number is None:
-        raise CallError(
-            grpc.StatusCode.UNKNOWN,
-            f"expected grpc-status at the end, found none; {ANOTHER_WAY}",
-            tuple(trailers.items()),
-        )
-    codes = {str(code.value[0]): code for code in grpc.StatusCode}
+    code = next((each for each in grpc.StatusCode if str(each.value[0]) == number), grpc.StatusCode.UNKNOWN)
     details = unquote(trailers.get("grpc-message", ""))
-    raise CallError(codes.get(number, grpc.StatusCode.UNKNOWN), details, tuple(trailers.items()))
+    if number is None:
+        details = f"expected grpc-status at the end, found none; {ANOTHER_WAY}"
+    raise CallError(code, details, tuple(trailers.items()))
