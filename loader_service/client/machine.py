@@ -27,11 +27,9 @@ def processors(root: Path = _ROOT, allowed: Collection[int] | None = None) -> Pr
     and /sys are."""
     if allowed is None:
         allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    siblings = set()
-    for number in allowed:
-        topology = root / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list"
-        siblings.add(_read(topology) or str(number))
-    return Processors(num_threads=len(allowed), num_cores=len(siblings), quota=_cpu_quota(root))
+    folder = root / "sys/devices/system/cpu"
+    cores = {_read(folder / f"cpu{number}/topology/thread_siblings_list") or str(number) for number in allowed}
+    return Processors(num_threads=len(allowed), num_cores=len(cores), quota=_cpu_quota(root))
 
 
 def available_bytes(root: Path = _ROOT) -> int | None:
