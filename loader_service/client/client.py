@@ -80,7 +80,9 @@ class LoaderClient:
             until = min(time.monotonic() + _RETRY_INTERVAL_S * random.uniform(1.0, 2.0), deadline)
             answers = {self._descriptions.ask(replica): target for target, replica in self._replicas().items()}
             found = _first_of(answers, until)
-            failures |= {target: str(ended.exception()) for ended, target in answers.items() if _has_failed(ended)}
+            for answer, target in answers.items():
+                if answer.done() and (error := answer.exception()) is not None:
+                    failures[target] = str(error)
             if found:
                 for target in failures.keys() - found.keys():
                     self._descriptions.warn(target, failures[target])
@@ -207,7 +209,3 @@ def _first_of(answers: "Mapping[Future[Description], str]", until: float) -> dic
             elif not isinstance(error, OverloadedError | ServiceUnavailableError):
                 raise error
     return found
-
-
-def _has_failed(answer: "Future[Description]") -> bool:
-    return answer.done() and answer.exception() is not None

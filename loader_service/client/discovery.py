@@ -27,7 +27,7 @@ class Discovery:
 
     def poll(self) -> dict[str, Replica] | None:
         """What a look has found that ended since the last poll, by address. Does not wait."""
-        if self._is_looking and not self._answers.empty():
+        if not self._answers.empty():
             answer = self._answers.get()
             self._is_looking = False
             self._looked_at = time.monotonic()

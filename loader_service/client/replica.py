@@ -60,9 +60,9 @@ class Connection:
 
     def __init__(self, replica: Replica) -> None:
         self.target = replica.target
-        security = self._security = replica.security
+        self._replica = replica
+        security = replica.security
         security.check_reach(self.target)
-        self._client_id = replica.client_id
         name = security.tls_server_name or replica.server_name
         self._calls: StreamConnection | GrpcioConnection
         with _files_may_come_back(self.target):
@@ -142,8 +142,8 @@ class Connection:
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         with _files_may_come_back(self.target):
-            token = self._security.bearer_token()
-        own = (("client-id", self._client_id),)
+            token = self._replica.security.bearer_token()
+        own = (("client-id", self._replica.client_id),)
         return own if token is None else (*own, ("authorization", f"Bearer {token}"))
 
 
