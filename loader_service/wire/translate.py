@@ -1,5 +1,7 @@
 """Between protobuf's messages and our types: requests and descriptions, each way."""
 
+from dataclasses import asdict, fields
+
 import numpy as np
 
 from loader_service.v1 import loader_pb2 as pb
@@ -93,7 +95,6 @@ def range_from_request(request: pb.StreamBatchesRequest) -> StepRange:
 
 def description_to_response(description: Description) -> pb.DescribeResponse:
     """What a replica serves, as it says so."""
-    limits = description.limits
     return pb.DescribeResponse(
         fingerprint=description.fingerprint,
         pipeline_version=description.pipeline_version,
@@ -103,13 +104,7 @@ def description_to_response(description: Description) -> pb.DescribeResponse:
         mean_image=description.mean_image.astype("<f4", copy=False).tobytes(),
         eigenvalues=description.eigenvalues.tolist(),
         eigenvectors=description.eigenvectors.ravel().tolist(),
-        limits=pb.Limits(
-            max_batch_size=limits.max_batch_size,
-            max_steps=limits.max_steps,
-            message_bytes=limits.message_bytes,
-            max_streams_per_identity=limits.max_streams_per_identity,
-            max_streams=limits.max_streams,
-        ),
+        limits=pb.Limits(**asdict(description.limits)),
         cpu_seconds=description.cpu_s,
         shared_memory_socket=description.shared_memory_socket,
         resize_version=description.resize_version,
@@ -130,13 +125,7 @@ def description_from_response(response: pb.DescribeResponse) -> Description:
         mean_image=np.frombuffer(response.mean_image, "<f4").reshape(side, side, 3),
         eigenvalues=np.array(response.eigenvalues, np.float64),
         eigenvectors=np.array(response.eigenvectors, np.float64).reshape(3, 3),
-        limits=Limits(
-            max_batch_size=response.limits.max_batch_size,
-            max_steps=response.limits.max_steps,
-            message_bytes=response.limits.message_bytes,
-            max_streams_per_identity=response.limits.max_streams_per_identity,
-            max_streams=response.limits.max_streams,
-        ),
+        limits=Limits(**{field.name: getattr(response.limits, field.name) for field in fields(Limits)}),
         cpu_s=response.cpu_seconds,
         shared_memory_socket=response.shared_memory_socket,
         resize_version=response.resize_version,

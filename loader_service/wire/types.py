@@ -181,7 +181,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request may ask of a replica, as it describes itself."""
+    """What one request may ask of a replica, as it describes itself; its fields are those of loader.proto."""
 
     max_batch_size: int
     max_steps: int
