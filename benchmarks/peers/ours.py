@@ -100,8 +100,8 @@ def make(run: Run, seed: int, made, end, firsts) -> None:
                 wanted = spec.steps(0, size, epoch=epoch)
                 for message in pipeline.messages(wanted):
                     if firsts is not None:
-                        part = unpack_part(message.body)
-                        firsts.put((part.images[:, 0].copy(), part.indices.copy()))
+                        part, images = unpack_part(message.body)
+                        firsts.put((images[:, 0].copy(), part.indices.copy()))
                         firsts = None
                     made.release()
                     if end.is_set():

@@ -21,7 +21,7 @@ from loader_service.pipeline.plan import Job, Planner
 from loader_service.pipeline.read_ahead import ReadAhead
 from loader_service.pipeline.sharing import SharedMessages, StreamPopulation, UnwantedError
 from loader_service.pipeline.slots import Slot, SlotPool
-from loader_service.wire.codec import Part, pack_header, pack_part, unpack_part
+from loader_service.wire.codec import PartHeader, pack_header, pack_part, unpack_part
 from loader_service.wire.errors import ServiceUnavailableError
 from loader_service.wire.types import StepRange
 from preprocess.store import Encoding, Store
@@ -191,13 +191,13 @@ class Pipeline:
     def _packed(self, job: Job, slot: Slot | None) -> bytes:
         steps = job.range
         shape = (len(job.indices), steps.spec.num_crops, steps.crop_size, steps.crop_size, 3)
-        # Of images, so far, only shape and type are known.
-        part = Part(
+        part = PartHeader(
             epoch=steps.epoch,
             step=job.step,
             offset=job.offset,
             slice_size=job.slice_size,
-            images=np.broadcast_to(np.zeros((), np.uint8), shape),
+            shape=shape,
+            dtype=np.dtype(steps.spec.pixel_format),
             labels=np.zeros(len(job.indices), np.int64),
             indices=job.indices,
             colour_shifts=job.colour_shifts,
@@ -208,13 +208,14 @@ class Pipeline:
             crops = np.empty(shape, np.uint8)
             self._crops.fill(job, crops, part.labels)
             finished = self._crops.finish(crops, job.colour_shifts)
-            if slot is not None:
-                np.copyto(slot.pixels[: finished.nbytes].view("<f4").reshape(shape), finished)
-            return pack_part(replace(part, images=finished))
+            if slot is None:
+                return pack_part(part, finished)
+            np.copyto(slot.pixels[: finished.nbytes].view("<f4").reshape(shape), finished)
+            return pack_header(part)
         if slot is not None:
-            self._crops.fill(job, slot.pixels[: part.images.size].reshape(shape), part.labels)
-            return pack_part(part)
-        message = MessageBuilder(len(pack_header(part)), part.images.size)
+            self._crops.fill(job, slot.pixels[: part.num_pixel_bytes].reshape(shape), part.labels)
+            return pack_header(part)
+        message = MessageBuilder(len(pack_header(part)), part.num_pixel_bytes)
         self._crops.fill(job, message.pixels.reshape(shape), part.labels)
         return message.finish(pack_header(part))
 
@@ -248,7 +249,7 @@ def _give_back(slots: SlotPool, slot: Slot, _: Future[OutgoingMessage]) -> None:
 
 def _moved(message: OutgoingMessage, slot: Slot) -> OutgoingMessage:
     """A message that holds its pixels, with them in ``slot`` instead."""
-    part = unpack_part(message.body)
-    pixels = part.images.reshape(-1).view(np.uint8)
+    part, images = unpack_part(message.body)
+    pixels = images.reshape(-1).view(np.uint8)
     np.copyto(slot.pixels[: pixels.size], pixels)
-    return OutgoingMessage(pack_part(replace(part, slot=slot.number, generation=slot.generation)), message.num_images)
+    return OutgoingMessage(pack_header(replace(part, slot=slot.number, generation=slot.generation)), message.num_images)

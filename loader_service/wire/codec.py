@@ -16,7 +16,7 @@ from loader_service.wire.types import Images
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartFields:
+class PartHeader:
     """All that a message says of some consecutive images of one step's slice, but their pixels."""
 
     epoch: int
@@ -28,30 +28,16 @@ class PartFields:
     labels: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int64]
     colour_shifts: npt.NDArray[np.float32]
-    slot: int = 0
-    """Slot of shared memory that the images are in, from 1; 0: the message holds them."""
-    generation: int = 0
-    """The slot's generation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part(PartFields):
-    """What one message carries."""
-
-    images: Images
-    """[N, num_crops, H, W, 3]"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartHeader(PartFields):
-    """A part whose pixels are still to come."""
-
     shape: tuple[int, int, int, int, int]
     """[N, num_crops, H, W, 3]"""
     dtype: "np.dtype[Any]"
     """uint8 or float32"""
-    pixels_at: int
-    """Where in the message the pixels begin, if it holds them."""
+    slot: int = 0
+    """Slot of shared memory that the images are in, from 1; 0: the message holds them."""
+    generation: int = 0
+    """The slot's generation."""
+    pixels_at: int = 0
+    """Where in a message that has come the pixels begin, if it holds them."""
 
     @property
     def is_whole_step(self) -> bool:
@@ -65,20 +51,18 @@ class PartHeader(PartFields):
 
 _NUMBERS: dict[str, int] = {field.name: field.number for field in loader_pb2.Batch.DESCRIPTOR.fields}
 _VARINT, _LENGTH_DELIMITED = 0, 2
-_DTYPES: tuple[type[np.uint8] | type[np.float32], ...] = (np.uint8, np.float32)
-_DTYPES_LITTLE = tuple(np.dtype(kind).newbyteorder("<") for kind in _DTYPES)
+_DTYPES: tuple["np.dtype[Any]", ...] = (np.dtype("<u1"), np.dtype("<f4"))
 
 
-def pack_part(part: Part) -> bytes:
-    """A ``Batch`` message's bytes: field numbers as in loader.proto, pixels last and copied once."""
-    if not part.images.size or part.slot:
-        return pack_header(part)
-    return b"".join((pack_header(part), part.images.data.cast("B")))
+def pack_part(part: PartHeader, images: Images) -> bytes:
+    """The bytes of a ``Batch`` message that holds its pixels: field numbers as in loader.proto, pixels last and copied
+    once."""
+    return b"".join((pack_header(part), images.data))
 
 
-def pack_header(part: Part) -> bytes:
-    """The bytes of a ``Batch`` message up to its pixels; of ``images`` only shape and type matter."""
-    num_images, num_crops, height, width = part.images.shape[:4]
+def pack_header(part: PartHeader) -> bytes:
+    """The bytes of a ``Batch`` message up to its pixels."""
+    num_images, num_crops, height, width, _ = part.shape
     header = bytearray()
     for name, value in (
         ("epoch", part.epoch),
@@ -89,7 +73,7 @@ def pack_header(part: Part) -> bytes:
         ("num_crops", num_crops),
         ("height", height),
         ("width", width),
-        ("pixel_format", _DTYPES.index(part.images.dtype.type)),
+        ("pixel_format", _DTYPES.index(part.dtype)),
         ("slot", part.slot),
         ("generation", part.generation),
     ):
@@ -103,12 +87,12 @@ def pack_header(part: Part) -> bytes:
         if array.size:
             header += _varint(_NUMBERS[name] << 3 | _LENGTH_DELIMITED) + _varint(array.nbytes)
             header += array.astype(dtype, copy=False).tobytes()
-    if part.images.size and not part.slot:
-        header += _varint(_NUMBERS["images"] << 3 | _LENGTH_DELIMITED) + _varint(part.images.nbytes)
+    if part.num_pixel_bytes and not part.slot:
+        header += _varint(_NUMBERS["images"] << 3 | _LENGTH_DELIMITED) + _varint(part.num_pixel_bytes)
     return bytes(header)
 
 
-def unpack_part(message: bytes | memoryview) -> Part:
+def unpack_part(message: bytes | memoryview) -> tuple[PartHeader, Images]:
     """Reads a ``Batch`` message that holds its pixels; the arrays are views into ``message``.
 
     Raises ValueError when the bytes are not a sound ``Batch``: a wrong length, or arrays that disagree.
@@ -118,18 +102,9 @@ def unpack_part(message: bytes | memoryview) -> Part:
     if header is None:
         raise ValueError(f"expected a whole message, found its end at byte {len(view)}")
     pixels = view[header.pixels_at :]
-    if header.slot or len(pixels) != header.num_pixel_bytes:
+    if header.slot:
         raise ValueError(f"expected {header.num_pixel_bytes} bytes of pixels in the message, found {len(pixels)}")
-    return Part(
-        epoch=header.epoch,
-        step=header.step,
-        offset=header.offset,
-        slice_size=header.slice_size,
-        images=np.frombuffer(pixels, header.dtype).reshape(header.shape),
-        labels=header.labels,
-        indices=header.indices,
-        colour_shifts=header.colour_shifts,
-    )
+    return header, np.frombuffer(pixels, header.dtype).reshape(header.shape)
 
 
 def unpack_header(head: memoryview, size: int) -> PartHeader | None:
@@ -180,7 +155,7 @@ def unpack_header(head: memoryview, size: int) -> PartHeader | None:
         offset=scalar["offset"],
         slice_size=scalar["slice_size"],
         shape=(num_images, scalar["num_crops"], scalar["height"], scalar["width"], 3),
-        dtype=_DTYPES_LITTLE[scalar["pixel_format"]],
+        dtype=_DTYPES[scalar["pixel_format"]],
         labels=np.frombuffer(labels, "<i8"),
         indices=np.frombuffer(indices, "<i8"),
         colour_shifts=np.frombuffer(shifts, "<f4").reshape(num_images, 3),

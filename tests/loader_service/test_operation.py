@@ -52,7 +52,7 @@ def test_metrics_count_what_was_sent(tiny_store: Path) -> None:
         request = range_to_request(StreamSpec(batch_size=10).steps(0, 10, epoch=0), description)
         with Replica(target=replica.target, security=Security()).connect() as connection:
             call = connection.stream_batches(request)
-            num_received = sum(len(unpack_part(message.read()).labels) for message in islice(call, 10))
+            num_received = sum(len(unpack_part(message.read())[0].labels) for message in islice(call, 10))
             call.cancel()
         assert num_received == 100
         wait_until(lambda: read_metrics(port)["alexnet_loader_active_streams"] == 0, "the request to have ended")

@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire.codec import Part, pack_part, unpack_part
+from loader_service.wire.codec import PartHeader, pack_part, unpack_part
 from loader_service.wire.translate import (
     description_from_response,
     description_to_response,
@@ -19,42 +20,48 @@ from loader_service.wire.translate import (
 )
 from loader_service.wire.types import ColourScale, Description, Limits, PixelFormat, StreamSpec, View
 
+Part = tuple[PartHeader, npt.NDArray[Any]]
+
 
 def make_part(num_images: int, num_crops: int = 1, side: int = 5, dtype: type = np.uint8, seed: int = 0) -> Part:
     generator = np.random.default_rng(seed)
-    return Part(
+    shape = num_images, num_crops, side, side, 3
+    header = PartHeader(
         epoch=int(generator.integers(0, 2**32)),
         step=int(generator.integers(0, 2**63)),
         offset=int(generator.integers(0, 2)) * 7,
         slice_size=num_images + 7,
-        images=generator.integers(0, 256, (num_images, num_crops, side, side, 3)).astype(dtype),
+        shape=shape,
+        dtype=np.dtype(dtype),
         labels=generator.integers(-(2**63), 2**63 - 1, num_images),
         indices=generator.integers(0, 2**40, num_images),
         colour_shifts=generator.normal(size=(num_images, 3)).astype(np.float32),
     )
+    return header, generator.integers(0, 256, shape).astype(dtype)
 
 
 def assert_equal(a: Part, b: Part) -> None:
-    for name in ("epoch", "step", "offset", "slice_size"):
-        assert getattr(a, name) == getattr(b, name)
-    for name in ("images", "labels", "indices", "colour_shifts"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-        assert getattr(a, name).dtype == getattr(b, name).dtype
+    for name in ("epoch", "step", "offset", "slice_size", "shape", "dtype", "slot", "generation"):
+        assert getattr(a[0], name) == getattr(b[0], name)
+    arrays = [(getattr(a[0], name), getattr(b[0], name)) for name in ("labels", "indices", "colour_shifts")]
+    for one, other in [(a[1], b[1]), *arrays]:
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize(("num_images", "num_crops"), [(0, 1), (1, 1), (3, 10), (33, 1)])
 def test_generated_class_reads_ours_and_ours_reads_it(num_images: int, num_crops: int, dtype: type) -> None:
-    part = make_part(num_images, num_crops, dtype=dtype, seed=num_images)
-    packed = pack_part(part)
+    part, images = make_part(num_images, num_crops, dtype=dtype, seed=num_images)
+    packed = pack_part(part, images)
     message = pb.Batch.FromString(packed)
     assert message.num_images == num_images
     assert (message.epoch, message.step, message.slice_size) == (part.epoch, part.step, part.slice_size)
     assert list(message.labels) == part.labels.tolist()
     assert list(message.colour_shifts) == part.colour_shifts.ravel().tolist()
-    assert message.images == part.images.tobytes()
-    assert_equal(unpack_part(message.SerializeToString()), part)
-    assert_equal(unpack_part(packed), part)
+    assert message.images == images.tobytes()
+    assert_equal(unpack_part(message.SerializeToString()), (part, images))
+    assert_equal(unpack_part(packed), (part, images))
     assert message.SerializeToString(deterministic=True) == packed
 
 
@@ -66,7 +73,7 @@ def test_any_bytes_are_a_part_or_a_value_error(data: bytes) -> None:
 
 
 def test_truncated_message() -> None:
-    packed = pack_part(make_part(4))
+    packed = pack_part(*make_part(4))
     with pytest.raises(ValueError, match="expected"):
         unpack_part(packed[:-1])
 
