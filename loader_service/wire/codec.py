@@ -50,6 +50,7 @@ class PartHeader:
 
 
 _NUMBERS: dict[str, int] = {field.name: field.number for field in loader_pb2.Batch.DESCRIPTOR.fields}
+_NAMES = {number: name for name, number in _NUMBERS.items()}
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _DTYPES: tuple["np.dtype[Any]", ...] = (np.dtype("<u1"), np.dtype("<f4"))
 
@@ -113,8 +114,8 @@ def unpack_header(head: memoryview, size: int) -> PartHeader | None:
     None when ``head`` ends before that. Raises ValueError when the bytes are not a sound ``Batch``: arrays of other
     lengths than they should have, or pixels that are not last or not as many as the shape says.
     """
-    scalars = dict.fromkeys(range(1, 15), 0)
-    payloads: dict[int, memoryview] = {}
+    scalars = dict.fromkeys(_NUMBERS, 0)
+    payloads: dict[str, memoryview] = {}
     at = 0
     pixels_at = size
     while at < len(head) and pixels_at == size:
@@ -124,43 +125,42 @@ def unpack_header(head: memoryview, size: int) -> PartHeader | None:
         except IndexError:
             return None
         number, wire_type = tag >> 3, tag & 7
+        name = _NAMES.get(number, "unknown")
         if wire_type == _VARINT:
-            scalars[number] = value
+            scalars[name] = value
         elif wire_type != _LENGTH_DELIMITED:
             raise ValueError(f"field {number}: expected wire type 0 or 2, found {wire_type}")
         elif at + value > size:
             raise ValueError(f"field {number}: expected {value} bytes, found {size - at}")
-        elif number == _NUMBERS["images"]:
+        elif name == "images":
             pixels_at = at
         elif at + value > len(head):
             return None
         else:
-            payloads[number] = head[at : at + value]
+            payloads[name] = head[at : at + value]
             at += value
     if at < size and pixels_at == size:
         return None
 
-    # By name, without a function of its own: its annotations would be made anew for every message.
-    scalar = {name: scalars[number] for name, number in _NUMBERS.items() if number in scalars}
-    labels, indices, shifts = (payloads.get(_NUMBERS[name], b"") for name in ("labels", "indices", "colour_shifts"))
-    if scalar["pixel_format"] >= len(_DTYPES):
-        raise ValueError(f"expected a known pixel format, found {scalar['pixel_format']}")
-    num_images = scalar["num_images"]
+    labels, indices, shifts = (payloads.get(name, b"") for name in ("labels", "indices", "colour_shifts"))
+    if scalars["pixel_format"] >= len(_DTYPES):
+        raise ValueError(f"expected a known pixel format, found {scalars['pixel_format']}")
+    num_images = scalars["num_images"]
     for name, payload, size_each in (("labels", labels, 8), ("indices", indices, 8), ("colour_shifts", shifts, 12)):
         if len(payload) != num_images * size_each:
             raise ValueError(f"{name}: expected {num_images * size_each} bytes, found {len(payload)}")
     header = PartHeader(
-        epoch=scalar["epoch"],
-        step=scalar["step"],
-        offset=scalar["offset"],
-        slice_size=scalar["slice_size"],
-        shape=(num_images, scalar["num_crops"], scalar["height"], scalar["width"], 3),
-        dtype=_DTYPES[scalar["pixel_format"]],
+        epoch=scalars["epoch"],
+        step=scalars["step"],
+        offset=scalars["offset"],
+        slice_size=scalars["slice_size"],
+        shape=(num_images, scalars["num_crops"], scalars["height"], scalars["width"], 3),
+        dtype=_DTYPES[scalars["pixel_format"]],
         labels=np.frombuffer(labels, "<i8"),
         indices=np.frombuffer(indices, "<i8"),
         colour_shifts=np.frombuffer(shifts, "<f4").reshape(num_images, 3),
-        slot=scalar["slot"],
-        generation=scalar["generation"],
+        slot=scalars["slot"],
+        generation=scalars["generation"],
         pixels_at=pixels_at,
     )
     if not header.slot and size - pixels_at != header.num_pixel_bytes:
