@@ -89,8 +89,6 @@ def _shake_hands(connection: ssl.SSLSocket) -> None:
     """Raises ssl.SSLError, in words for what is usual."""
     try:
         connection.do_handshake()
-    except ssl.SSLCertVerificationError:
-        raise
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
             raise ssl.SSLError(
