@@ -19,7 +19,7 @@ class Discovery:
 
     def __init__(self, find: Callable[[], dict[str, Replica]], interval_s: float) -> None:
         self._find, self._interval_s = find, interval_s
-        self._answers: queue.SimpleQueue[dict[str, Replica] | str] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[dict[str, Replica] | None, str]] = queue.SimpleQueue()
         self._is_looking = False
         self._looked_at = time.monotonic()
         self.failure = ""
@@ -28,11 +28,10 @@ class Discovery:
     def poll(self) -> dict[str, Replica] | None:
         """What a look has found that ended since the last poll, by address. Does not wait."""
         if not self._answers.empty():
-            answer = self._answers.get()
+            found, self.failure = self._answers.get()
             self._is_looking = False
             self._looked_at = time.monotonic()
-            self.failure = answer if isinstance(answer, str) else ""
-            return None if isinstance(answer, str) else answer
+            return found
         if not self._is_looking and time.monotonic() - self._looked_at >= self._interval_s:
             self._looked_at = time.monotonic()
             try:
@@ -44,9 +43,9 @@ class Discovery:
 
     def _look(self) -> None:
         try:
-            self._answers.put(self._find())
+            self._answers.put((self._find(), ""))
         except Exception as error:  # its text only: its frames would keep what they refer to
-            self._answers.put(f"looking for replicas: {type(error).__name__}: {error}")
+            self._answers.put((None, f"looking for replicas: {type(error).__name__}: {error}"))
 
 
 def resolve(
