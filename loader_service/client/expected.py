@@ -1,35 +1,24 @@
 """What an answer must be: held against each message before memory is made for its pixels."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from loader_service.wire.codec import PartHeader
-from loader_service.wire.types import Description, StepRange, StreamSpec
+from loader_service.wire.types import Description, StepRange
 
 _HEADER_BYTES, _HEADER_BYTES_PER_IMAGE = 256, 28
 """Most that a message has before its pixels: scalars, and label, index and colour shift of each image."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the answer to a request for ``steps`` is, of a split of ``num_images`` images in ``num_classes`` classes."""
+    """What the answer to a request for ``steps`` is, from a replica that describes itself so."""
 
-    steps: StepRange
-    """Their crops have a size."""
-    num_images: int
-    num_classes: int
-
-    @classmethod
-    def of(
-        cls, spec: StreamSpec, description: Description, *, epoch: int, first_step: int, last_step: int
-    ) -> "Expected":
-        """Steps [first_step, last_step) of ``epoch`` of a stream from what describes itself so."""
-        return cls(
-            steps=spec.cropped(description.image_side).steps(first_step, last_step, epoch=epoch),
-            num_images=description.splits[spec.split],
-            num_classes=len(description.classes),
-        )
+    def __init__(self, steps: StepRange, description: Description) -> None:
+        self.steps = replace(steps, spec=steps.spec.cropped(description.image_side))
+        """Their crops have a size."""
+        self._num_images = description.splits[steps.spec.split]
+        self._num_classes = len(description.classes)
 
     @property
     def most_header_bytes(self) -> int:
@@ -41,8 +30,8 @@ class Expected:
         spec, crop_size = self.steps.spec, self.steps.crop_size
         dtype = np.dtype(spec.pixel_format)
         first = step * spec.batch_size
-        begin = min(first + self.steps.slice_begin, self.num_images)
-        end = min(first + self.steps.slice_end, self.num_images)
+        begin = min(first + self.steps.slice_begin, self._num_images)
+        end = min(first + self.steps.slice_end, self._num_images)
         found = part.epoch, part.step, part.slice_size, *part.shape[1:], part.dtype
         expected = self.steps.epoch, step, end - begin, spec.num_crops, crop_size, crop_size, 3, dtype
         if found != expected:
@@ -53,8 +42,8 @@ class Expected:
         if not min(part.slice_size, 1) <= num_images <= part.slice_size - part.offset:
             raise ValueError(f"expected images of a slice of {part.slice_size}, found {num_images} at {part.offset}")
         for name, values, end in (
-            ("labels", part.labels, self.num_classes),
-            ("indices", part.indices, self.num_images),
+            ("labels", part.labels, self._num_classes),
+            ("indices", part.indices, self._num_images),
         ):
             if num_images and values.view(np.uint64).max() >= end:  # where negative ones are large
                 raise ValueError(f"{name}: expected those in [0, {end}), found others")

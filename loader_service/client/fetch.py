@@ -56,12 +56,12 @@ class Fetcher:
         """Steps [first_step, last_step) of ``epoch``; the request is sent when iteration begins.
 
         Raises ServiceUnavailableError when the token's file cannot be read."""
-        request = range_to_request(self._spec.steps(first_step, last_step, epoch=epoch), self._description)
-        expected = Expected.of(self._spec, self._description, epoch=epoch, first_step=first_step, last_step=last_step)
+        steps = self._spec.steps(first_step, last_step, epoch=epoch)
+        request = range_to_request(steps, self._description)
         call = self._connection.stream_batches(request, None if self.session is None else self.session.token)
         return Fetch(
             call,
-            expected,
+            Expected(steps, self._description),
             Assembly(self._allocate),
             self.session,
             self._connection.target,

@@ -201,7 +201,7 @@ def one_answer(sound: str, known: "dict[str, tuple[list[bytes], Expected]]" = {}
             description = connection.describe(60)
             call = connection.stream_batches(range_to_request(SPEC.steps(4, 5, epoch=0), description))
             messages = [bytes(message.read()) for message in call]
-        known[sound] = messages, Expected.of(SPEC, description, epoch=0, first_step=4, last_step=5)
+        known[sound] = messages, Expected(SPEC.steps(4, 5, epoch=0), description)
     return known[sound]
 
 
