@@ -34,7 +34,7 @@ def processors(root: Path = _ROOT, allowed: Collection[int] | None = None) -> Pr
 
 def available_bytes(root: Path = _ROOT) -> int | None:
     """Memory that this process could still take without others losing theirs; None where the system does not say."""
-    lines = (_read(root / "proc/meminfo") or "").splitlines()
+    lines = _read(root / "proc/meminfo").splitlines()
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     for group in _groups(root, "memory"):
         for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
@@ -47,9 +47,9 @@ def available_bytes(root: Path = _ROOT) -> int | None:
 def _cpu_quota(root: Path) -> float | None:
     found = []
     for group in _groups(root, "cpu"):
-        quota, period = [*(_read(group / "cpu.max") or "").split(), "", ""][:2]
+        quota, period = [*_read(group / "cpu.max").split(), "", ""][:2]
         if not period:
-            quota, period = (_read(group / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
+            quota, period = (_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
         if quota.isdigit() and period.isdigit():  # not "max", nor -1
             found.append(int(quota) / int(period))
     return min(found, default=None)
@@ -57,7 +57,7 @@ def _cpu_quota(root: Path) -> float | None:
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of the control groups that this process is in, inner and outer, of both versions."""
-    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+    for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
@@ -69,18 +69,19 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 def _cached_bytes(group: Path) -> int:
     """What a group's files take of the page cache: it counts as used, and is given up when needed."""
-    values = dict(line.split() for line in (_read(group / "memory.stat") or "").splitlines())
+    values = dict(line.split() for line in _read(group / "memory.stat").splitlines())
     total = "total_" if "total_inactive_file" in values else ""  # version 1: of the groups inside it too
     return sum(int(values.get(f"{total}{state}_file", 0)) for state in ("inactive", "active"))
 
 
 def _number(path: Path) -> int | None:
-    text = _read(path) or ""
+    text = _read(path)
     return int(text) if text.isdigit() else None
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path) -> str:
+    """What a file says; nothing if it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, ValueError):
-        return None
+        return ""
