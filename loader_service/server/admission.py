@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import NoReturn, TypeVar
 
 import grpc
@@ -26,8 +27,8 @@ class Admission:
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def admit(self, identity: str) -> "Admitted":
-        """Admits one call until the returned context ends. Raises OverloadedError when a limit is reached."""
+    def admit(self, identity: str) -> ExitStack[None]:
+        """Admits one call until what is returned is left or closed. Raises OverloadedError when a limit is reached."""
         with self._lock:
             total, own = sum(self._open.values()), self._open.get(identity, 0)
             if total >= self.total:
@@ -35,7 +36,9 @@ class Admission:
             if own >= self._per_identity:
                 raise OverloadedError(f"{self._what} of one client: expected at most {self._per_identity}, found {own}")
             self._open[identity] = own + 1
-        return Admitted(self, identity)
+        place = ExitStack[None]()
+        place.callback(self._leave, identity)
+        return place
 
     @property
     def num_open(self) -> int:
@@ -43,29 +46,11 @@ class Admission:
         with self._lock:
             return sum(self._open.values())
 
-    def leave(self, identity: str) -> None:
-        """Forgets one call of ``identity``."""
+    def _leave(self, identity: str) -> None:
         with self._lock:
             self._open[identity] -= 1
             if not self._open[identity]:
                 del self._open[identity]
-
-
-class Admitted:
-    """One call's place: given up when the context ends, or when the call itself has ended."""
-
-    def __init__(self, admission: Admission, identity: str) -> None:
-        self._admission, self._identity = admission, identity
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self._admission.leave(self._identity)
-
-    def until_the_end_of(self, context: grpc.ServicerContext) -> None:
-        """Gives the place up when gRPC has done with the call: its answer has left, or its client."""
-        if not context.add_callback(lambda: self._admission.leave(self._identity)):
-            self._admission.leave(self._identity)
 
 
 M = TypeVar("M", bound=Message)

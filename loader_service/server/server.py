@@ -191,7 +191,8 @@ class LoaderServer:
             place = self._describes.admit(self._identity(context, dict(context.invocation_metadata())))
         except LoaderError as error:
             self._refuse(error, context)
-        place.until_the_end_of(context)
+        if not context.add_callback(place.close):
+            place.close()
 
     def _names(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.NamesResponse:
         self._admit_question(context)
