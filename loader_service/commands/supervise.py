@@ -45,12 +45,12 @@ def supervise(
     Ctrl-C, which a terminal sends to all. Returns 0, or 1 if one had to be killed. A second Ctrl-C kills them and is
     raised as KeyboardInterrupt.
     """
-    workers = [_Worker(number, config, run, user_errors) for number, config in enumerate(configs)]
+    workers: list[_Worker] = []
     code = 0
     with StopRequests() as stop:
         try:
-            for worker in workers:
-                worker.start()
+            for number, config in enumerate(configs):
+                workers.append(_Worker(number, config, run, user_errors))
             while not code and not stop.wait(_LOOK_INTERVAL_S):
                 for worker in workers:
                     if worker.cannot_start:
@@ -59,20 +59,23 @@ def supervise(
                     else:
                         worker.revive()
             for worker in workers:
-                worker.terminate()
+                worker.process.terminate()
             deadline = time.monotonic() + drain_s + _STOP_TIMEOUT_S
             for worker in workers:
-                worker.join(max(deadline - time.monotonic(), 0.1))
+                worker.process.join(max(deadline - time.monotonic(), 0.1))
         finally:
             for worker in workers:
-                if worker.is_alive:
+                if worker.process.is_alive():
                     log.error("process %d did not stop and is killed", worker.number)
-                    worker.kill()
+                    worker.process.kill()
+                    worker.process.join()
                     code = 1
     return code
 
 
 class _Worker:
+    """A process, from construction on, and those that take its place. Raises OSError where it cannot be started."""
+
     def __init__(
         self, number: int, config: Any, run: Callable[..., int], user_errors: tuple[type[Exception], ...]
     ) -> None:
@@ -81,21 +84,31 @@ class _Worker:
         self._is_ready = self._context.RawValue(ctypes.c_bool, False)
         """Set by the process; no lock that it could take with it when it is killed."""
         self._arguments = (run, config, self._is_ready, user_errors)
-        self._process: SpawnProcess | None = None
         self._backoff_s = 0.0
         self._not_before = 0.0
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process is not None and self._process.is_alive()
+        self.process = self._started()
 
     @property
     def cannot_start(self) -> bool:
         """Whether it has ended and was never ready, in this process or one before."""
-        return not self.is_alive and not self._is_ready.value
+        return not self.process.is_alive() and not self._is_ready.value
 
-    def start(self) -> None:
-        """Starts the process. Raises OSError when the system has none to give."""
+    def revive(self) -> None:
+        """Starts the process again if it has ended and its pause is over."""
+        if self.process.is_alive():
+            return
+        now = time.monotonic()
+        if self._not_before <= self._started_at:
+            if now - self._started_at > _STEADY_AFTER_S:
+                self._backoff_s = 0.0
+            self._pause(f"ended with {self.process.exitcode}", self.process.exitcode)
+        if now >= self._not_before:
+            try:
+                self.process = self._started()
+            except OSError as error:
+                self._pause(f"cannot be started: {error}", None)
+
+    def _started(self) -> SpawnProcess:
         process = self._context.Process(target=_run_child, args=self._arguments, name=f"loader-{self.number}")
         # The process inherits the mask. Its own Ctrl-C after our SIGTERM would count as the second request to stop, and
         # one while it still imports would end it with a traceback.
@@ -105,39 +118,8 @@ class _Worker:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._process = process
         self._started_at = time.monotonic()
-
-    def revive(self) -> None:
-        """Starts the process again if it has ended and its pause is over."""
-        if self._process is None or self._process.is_alive():
-            return
-        now = time.monotonic()
-        if self._not_before <= self._started_at:
-            if now - self._started_at > _STEADY_AFTER_S:
-                self._backoff_s = 0.0
-            self._pause(f"ended with {self._process.exitcode}", self._process.exitcode)
-        if now >= self._not_before:
-            try:
-                self.start()
-            except OSError as error:
-                self._pause(f"cannot be started: {error}", None)
-
-    def terminate(self) -> None:
-        """Asks it to stop."""
-        if self._process is not None:
-            self._process.terminate()
-
-    def join(self, timeout_s: float) -> None:
-        """Waits for its end."""
-        if self._process is not None:
-            self._process.join(timeout_s)
-
-    def kill(self) -> None:
-        """Ends it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
+        return process
 
     def _pause(self, reason: str, exit_code: int | None) -> None:
         self._not_before = time.monotonic() + self._backoff_s
