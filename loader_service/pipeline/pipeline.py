@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -121,17 +122,12 @@ class Pipeline:
         if self._population.is_solitary:
             self._shared.forget()
         jobs = self._read_ahead.through(self._planner.jobs(steps))
-        if slots is not None and not is_shared:
-            yield from self._messages_in_slots(jobs, slots, is_wanted)
-            return
-        for message in self._shared_messages(jobs, stream, is_wanted, keep=is_shared):
-            if slots is None:
-                yield message
-                continue
-            slot = _free_slot(slots, is_wanted)
-            if slot is None:
+        with suppress(UnwantedError):
+            if slots is not None and not is_shared:
+                yield from self._messages_in_slots(jobs, slots, is_wanted)
                 return
-            yield _moved(message, slot)
+            for message in self._shared_messages(jobs, stream, is_wanted, keep=is_shared):
+                yield message if slots is None else _moved(message, _free_slot(slots, is_wanted))
 
     def _shared_messages(
         self, jobs: Iterator[Job], stream: StepRange, is_wanted: Callable[[], bool], *, keep: bool
@@ -146,8 +142,6 @@ class Pipeline:
             start(job)
         while ahead:
             message = _result(ahead.popleft(), is_wanted)
-            if message is None:
-                return
             for job in islice(jobs, 1):
                 start(job)
             yield message
@@ -159,19 +153,13 @@ class Pipeline:
         try:
             for job in jobs:
                 slot = _free_slot(slots, is_wanted)
-                if slot is None:
-                    return
                 ahead.append((slot, self._executor.submit(self._make_if, is_wanted, job, slot)))
                 if len(ahead) == self._ahead:
                     message = _result(ahead[0][1], is_wanted)
-                    if message is None:
-                        return
                     ahead.popleft()
                     yield message
             while ahead:
                 message = _result(ahead[0][1], is_wanted)
-                if message is None:
-                    return
                 ahead.popleft()
                 yield message
         finally:
@@ -220,27 +208,27 @@ class Pipeline:
         return message.finish(pack_header(part))
 
 
-def _result(future: Future[OutgoingMessage], is_wanted: Callable[[], bool]) -> OutgoingMessage | None:
-    """The message, once it is made; None when nobody wants it any more."""
+def _result(future: Future[OutgoingMessage], is_wanted: Callable[[], bool]) -> OutgoingMessage:
+    """The message, once it is made. Raises UnwantedError when nobody wants it any more."""
     while True:
         try:
             return future.result(_LOOK_INTERVAL_S)
-        except UnwantedError:
-            return None
         except TimeoutError:
             if future.done():  # it failed with this
                 raise
             if not is_wanted():
-                return None
+                raise UnwantedError from None
 
 
-def _free_slot(slots: SlotPool, is_wanted: Callable[[], bool]) -> Slot | None:
-    """A slot to make a message in; None when nobody wants it any more. Raises ServiceUnavailableError when the session
-    has ended though its reader has not left."""
+def _free_slot(slots: SlotPool, is_wanted: Callable[[], bool]) -> Slot:
+    """A slot to make a message in. Raises UnwantedError when nobody wants it any more, and ServiceUnavailableError when
+    the session has ended though its reader has not left."""
     slot = slots.acquire(is_wanted)
-    if slot is None and is_wanted():
+    if slot is not None:
+        return slot
+    if is_wanted():
         raise ServiceUnavailableError("the shared-memory session has ended; connect again")
-    return slot
+    raise UnwantedError
 
 
 def _give_back(slots: SlotPool, slot: Slot, _: Future[OutgoingMessage]) -> None:
