@@ -19,26 +19,16 @@ class OutgoingMessage(NamedTuple):
     num_images: int
 
 
-class MessageBuilder:
-    """Makes a message's bytes: a header of a known size, then pixels, which are written in place.
+def writable_bytes(size_bytes: int) -> tuple[bytes, npt.NDArray[np.uint8]]:
+    """A new bytes object, and its memory to be filled in: uint8 [size], not initialised, valid while that object lives.
 
     grpcio sends bytes objects only, and one that is put together from parts costs another copy of the pixels.
     CPython lets a bytes object that was just made be filled in, until it is shown to anyone (PyBytes_AsString in its
     C API reference).
     """
-
-    def __init__(self, header_bytes: int, pixel_bytes: int) -> None:
-        size_bytes = header_bytes + pixel_bytes
-        self._message: bytes = _new_bytes(None, size_bytes)
-        memory = memoryview((ctypes.c_uint8 * size_bytes).from_address(_address_of(self._message)))
-        self._header: npt.NDArray[np.uint8] = np.asarray(memory[:header_bytes])
-        self.pixels: npt.NDArray[np.uint8] = np.asarray(memory[header_bytes:])
-        """uint8 [pixel bytes], not initialised."""
-
-    def finish(self, header: bytes) -> bytes:
-        """The message; it must not be written to any more. Raises ValueError for a header of another size."""
-        self._header[:] = np.frombuffer(header, np.uint8)
-        return self._message
+    message: bytes = _new_bytes(None, size_bytes)
+    memory = (ctypes.c_uint8 * size_bytes).from_address(_address_of(message))
+    return message, np.frombuffer(memoryview(memory), np.uint8)
 
 
 def keep_freed_memory() -> None:

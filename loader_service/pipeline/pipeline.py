@@ -17,7 +17,7 @@ from loader_service.pipeline.decode import decoder_digest
 from loader_service.pipeline.draws import PIPELINE_VERSION
 from loader_service.pipeline.image_cache import DecodedCache
 from loader_service.pipeline.metrics import Metrics
-from loader_service.pipeline.outgoing_message import MessageBuilder, OutgoingMessage
+from loader_service.pipeline.outgoing_message import OutgoingMessage, writable_bytes
 from loader_service.pipeline.plan import Job, Planner
 from loader_service.pipeline.read_ahead import ReadAhead
 from loader_service.pipeline.sharing import SharedMessages, StreamPopulation, UnwantedError
@@ -203,9 +203,11 @@ class Pipeline:
         if slot is not None:
             self._crops.fill(job, slot.pixels[: part.num_pixel_bytes].reshape(shape), part.labels)
             return pack_header(part)
-        message = MessageBuilder(len(pack_header(part)), part.num_pixel_bytes)
-        self._crops.fill(job, message.pixels.reshape(shape), part.labels)
-        return message.finish(pack_header(part))
+        num_header_bytes = len(pack_header(part))
+        message, memory = writable_bytes(num_header_bytes + part.num_pixel_bytes)
+        self._crops.fill(job, memory[num_header_bytes:].reshape(shape), part.labels)
+        memory[:num_header_bytes] = np.frombuffer(pack_header(part), np.uint8)  # with the labels now
+        return message
 
 
 def _result(future: Future[OutgoingMessage], is_wanted: Callable[[], bool]) -> OutgoingMessage:
