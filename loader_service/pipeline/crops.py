@@ -35,8 +35,7 @@ class CropMaker:
                 labels[i], image = self._window(spec.split, index, 0, 0, self._side, self._side)
                 _ten_crops(crops[i], image)
             else:
-                place = job.tops[i], job.lefts[i], job.heights[i], job.widths[i]
-                labels[i], window = self._window(spec.split, index, *place)
+                labels[i], window = self._window(spec.split, index, *job.windows[i])
                 if spec.is_resized:
                     resize(window, crops[i, 0])
                     mirror(crops[i, 0], job.mirrors[i])

@@ -22,10 +22,8 @@ class Job:
     offset: int
     slice_size: int
     indices: npt.NDArray[np.int64]
-    tops: list[int]
-    lefts: list[int]
-    heights: list[int]
-    widths: list[int]
+    windows: list[list[int]]
+    """Top, left, height and width of each image's crop in what is stored."""
     mirrors: list[bool]
     colour_shifts: npt.NDArray[np.float32]
 
@@ -62,8 +60,7 @@ class Planner:
             draws = self._draws(indices, steps)
             shifts = colour_shifts(draws.alphas, scales, statistics.eigenvectors, spec.colour_std)
             windows = self._windows(indices, steps, draws)
-            tops, lefts = windows.tops.tolist(), windows.lefts.tolist()
-            heights, widths = windows.heights.tolist(), windows.widths.tolist()
+            places = np.stack([windows.tops, windows.lefts, windows.heights, windows.widths], axis=1).tolist()
             mirrors = (draws.mirrors & spec.mirror).tolist()
             # A slice past the end of a short last step still gets its one, empty message.
             for offset in range(0, max(len(indices), 1), images_per_message):
@@ -74,10 +71,7 @@ class Planner:
                     offset=offset,
                     slice_size=len(indices),
                     indices=indices[part],
-                    tops=tops[part],
-                    lefts=lefts[part],
-                    heights=heights[part],
-                    widths=widths[part],
+                    windows=places[part],
                     mirrors=mirrors[part],
                     colour_shifts=shifts[part],
                 )
