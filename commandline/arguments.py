@@ -27,12 +27,18 @@ def is_required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
+def value_types(config: type[Any]) -> "dict[dataclasses.Field[Any], ValueType]":
+    """The fields of ``config``, in their order, and what each holds."""
+    hints = typing.get_type_hints(config)
+    return {field: ValueType(field.name, hints[field.name]) for field in dataclasses.fields(config)}
+
+
 def parse_arguments(config: type[Any], prog: str, description: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The options of ``config`` that ``arguments`` give, by field, and ``config_file`` and ``print_config``.
 
     Raises UsageError, and exits after --help. Whether all that is required was given is the caller's to check.
     """
-    required = [_usage(*item) for item in _value_types(config).items() if is_required(item[0])]
+    required = [_usage(*item) for item in value_types(config).items() if is_required(item[0])]
     parser = _Parser(
         prog=prog,
         usage=" ".join([prog, *required, "[OPTION...]"]),
@@ -52,7 +58,7 @@ def parse_arguments(config: type[Any], prog: str, description: str, arguments: S
 
 def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Adds an option for each field of ``config``, ``--config`` and ``--print-config``."""
-    for field, value_type in _value_types(config).items():
+    for field, value_type in value_types(config).items():
         _add_option(parser, field, value_type)
     parser.add_argument(
         "--config",
@@ -64,11 +70,6 @@ def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     parser.add_argument(
         "--print-config", action="store_true", help="print all options as a file for --config, and do nothing else"
     )
-
-
-def _value_types(config: type[Any]) -> "dict[dataclasses.Field[Any], ValueType]":
-    hints = typing.get_type_hints(config)
-    return {field: ValueType(field.name, hints[field.name]) for field in dataclasses.fields(config)}
 
 
 class _Parser(argparse.ArgumentParser):

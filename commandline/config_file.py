@@ -3,16 +3,14 @@
 import dataclasses
 import textwrap
 import tomllib
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from commandline.arguments import UsageError, is_required, nearest
+from commandline.arguments import UsageError, is_required, nearest, value_types
 from commandline.lines import one_line
 from commandline.options import Option
-from commandline.values import ValueType
 
 
 def read_config_file(path: Path, config: type[Any], command: str, commands: Sequence[str]) -> dict[str, Any]:
@@ -41,11 +39,9 @@ def read_config_file(path: Path, config: type[Any], command: str, commands: Sequ
 
 def write_config_file(config: type[Any], command: str, values: Mapping[str, Any]) -> str:
     """A TOML file with every option of a command and its help; what is not among ``values`` is commented out."""
-    hints = typing.get_type_hints(config)
     lines = [f"[{command}]"]
-    for field in dataclasses.fields(config):
+    for field, value_type in value_types(config).items():
         spec: Option = field.metadata["option"]
-        value_type = ValueType(field.name, hints[field.name])
         help_text = f"{spec.help} (required)" if is_required(field) else spec.help
         lines += ["", *textwrap.wrap(help_text, 98, initial_indent="# ", subsequent_indent="# ")]
         if field.name in values and values[field.name] is not None:
@@ -60,7 +56,7 @@ def write_config_file(config: type[Any], command: str, values: Mapping[str, Any]
 
 
 def _values_in(table: Mapping[str, Any], config: type[Any], path: Path) -> dict[str, Any]:
-    hints = typing.get_type_hints(config)
+    types = {field.name: value_type for field, value_type in value_types(config).items()}
     specs: dict[str, Option] = {field.name: field.metadata["option"] for field in dataclasses.fields(config)}
     former = {spec.formerly: name for name, spec in specs.items() if spec.formerly}
     values: dict[str, Any] = {}
@@ -73,7 +69,7 @@ def _values_in(table: Mapping[str, Any], config: type[Any], path: Path) -> dict[
         if was and specs[name].former_unit and isinstance(value, int | float):
             value = f"{value}{specs[name].former_unit}"
         try:
-            values[name] = ValueType(name, hints[name]).from_toml(value)
+            values[name] = types[name].from_toml(value)
         except ValueError as error:
             raise UsageError(f"--config {path}: {key}: {one_line(error)}") from None
     return values
