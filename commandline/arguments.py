@@ -24,7 +24,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def is_required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
+    return field.default is MISSING
 
 
 def value_types(config: type[Any]) -> "dict[dataclasses.Field[Any], ValueType]":
@@ -133,7 +133,7 @@ def _help_of(field: "dataclasses.Field[Any]") -> str:
     text = spec.help.replace("%", "%%")
     if is_required(field):
         return text if spec.positional else f"{text} (required)"
-    if field.default in (None, (), MISSING) or "(default: " in text:
+    if field.default in (None, ()) or "(default: " in text:
         return text
     if isinstance(field.default, bool):
         return f"{text} (default: {'on' if field.default else 'off'})"

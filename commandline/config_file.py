@@ -4,7 +4,6 @@ import dataclasses
 import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,12 @@ def write_config_file(config: type[Any], command: str, values: Mapping[str, Any]
         spec: Option = field.metadata["option"]
         help_text = f"{spec.help} (required)" if is_required(field) else spec.help
         lines += ["", *textwrap.wrap(help_text, 98, initial_indent="# ", subsequent_indent="# ")]
-        if field.name in values and values[field.name] is not None:
+        if values.get(field.name) is not None:
             lines.append(f"{field.name} = {value_type.to_toml(values[field.name])}")
+        elif is_required(field) or field.default is None:
+            lines.append(f"#{field.name} = {spec.metavar or value_type.metavar}")
         else:
-            default = field.default_factory() if field.default_factory is not MISSING else field.default
-            is_shown = default is not None and default is not MISSING
-            lines.append(
-                f"#{field.name} = {value_type.to_toml(default) if is_shown else spec.metavar or value_type.metavar}"
-            )
+            lines.append(f"#{field.name} = {value_type.to_toml(field.default)}")
     return "\n".join(lines) + "\n"
 
 
