@@ -1,7 +1,7 @@
 """``bench``: what a client gets from the service, and what receiving it costs."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,9 +25,6 @@ class BenchResult:
     """User and system time of this process, spent to receive 1,000 images into batches."""
     server_cpu_s_per_1000_images: float
     """User and system time of the replicas, whoever they served meanwhile."""
-
-    def to_dict(self) -> dict[str, float]:
-        return asdict(self)
 
 
 def measure(client: LoaderClient, spec: StreamSpec, *, epoch: int, duration_s: float, warmup_s: float) -> BenchResult:

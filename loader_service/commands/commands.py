@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import NoReturn
 
 import grpc
@@ -66,7 +67,7 @@ def bench_command(config: BenchConfig) -> None:
             client, config.spec, epoch=config.epoch, duration_s=config.duration_s, warmup_s=config.warmup_s
         )
     if config.json:
-        print(json.dumps(result.to_dict()))
+        print(json.dumps(asdict(result)))
         return
     print(f"{result.images_per_s:,.0f} images/s, {result.megabytes_per_s:,.0f} MB/s over {result.seconds:.1f} s")
     print(f"first batch after {result.first_batch_s:.3f} s")
@@ -93,7 +94,7 @@ def show_command(config: ShowConfig) -> None:
     with LoaderClient(config.target, config.client_options) as client:
         shown = write_batch(client, config.spec, epoch=config.epoch, step=config.step, out=config.out)
     if config.json:
-        print(json.dumps({"out": str(config.out), "images": [image.to_dict() for image in shown]}))
+        print(json.dumps({"out": str(config.out), "images": [asdict(image) for image in shown]}))
         return
     for image in shown:
         print_line(f"{image.index}\t{image.label}\t{image.class_name}\t{image.name}")

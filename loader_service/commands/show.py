@@ -1,6 +1,6 @@
 """``show``: one step's batch as a picture, each crop with its label and the name that its image had in the source."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -29,9 +29,6 @@ class ShownImage:
     class_name: str
     name: str
     """In the source."""
-
-    def to_dict(self) -> dict[str, int | str]:
-        return asdict(self)
 
 
 def write_batch(client: LoaderClient, spec: StreamSpec, *, epoch: int, step: int, out: Path) -> list[ShownImage]:

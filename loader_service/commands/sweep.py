@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def sweep(config: BenchConfig) -> None:
                     result = measure(
                         client, config.spec, epoch=config.epoch, duration_s=config.duration_s, warmup_s=config.warmup_s
                     )
-                rows.append({"processes": count, "transport": transport, **result.to_dict()})
+                rows.append({"processes": count, "transport": transport, **asdict(result)})
                 one = next(row for row in rows if row["transport"] == transport)
                 rows[-1]["of_linear"] = result.images_per_s / count / one["images_per_s"]
                 if not config.json:
