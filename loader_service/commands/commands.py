@@ -9,9 +9,13 @@ from typing import NoReturn
 import grpc
 
 from commandline import Command, Progress, print_line, run_program
-from loader_service.client import LoaderError
+from loader_service.client import LoaderClient, LoaderError
+from loader_service.client.discovery import resolve
+from loader_service.commands.bench import measure
 from loader_service.commands.config import BenchConfig, DigestConfig, HealthcheckConfig, ServeConfig
+from loader_service.commands.digest import StreamDigest
 from loader_service.commands.picture_config import PreviewConfig, ShowConfig
+from loader_service.commands.sweep import sweep
 
 
 def serve_command(config: ServeConfig) -> NoReturn:
@@ -26,9 +30,6 @@ def serve_command(config: ServeConfig) -> NoReturn:
 
 
 def digest_command(config: DigestConfig) -> None:
-    from loader_service.client import LoaderClient
-    from loader_service.commands.digest import StreamDigest
-
     digest = StreamDigest()
     with LoaderClient(config.target, config.client_options) as client:
         description = client.describe()
@@ -55,10 +56,6 @@ def digest_command(config: DigestConfig) -> None:
 
 
 def bench_command(config: BenchConfig) -> None:
-    from loader_service.client import LoaderClient
-    from loader_service.commands.bench import measure
-    from loader_service.commands.sweep import sweep
-
     if config.sweep:
         sweep(config)
         return
@@ -79,7 +76,6 @@ def bench_command(config: BenchConfig) -> None:
 
 
 def preview_command(config: PreviewConfig) -> None:
-    from loader_service.client import LoaderClient
     from loader_service.commands.preview import write_preview
 
     with LoaderClient(config.target, config.client_options) as client:
@@ -88,7 +84,6 @@ def preview_command(config: PreviewConfig) -> None:
 
 
 def show_command(config: ShowConfig) -> None:
-    from loader_service.client import LoaderClient
     from loader_service.commands.show import write_batch
 
     with LoaderClient(config.target, config.client_options) as client:
@@ -102,8 +97,6 @@ def show_command(config: ShowConfig) -> None:
 
 
 def healthcheck_command(config: HealthcheckConfig) -> int:
-    from loader_service.client.discovery import resolve
-
     security = config.client_options.security
     security.check()
     failed = []
