@@ -112,10 +112,10 @@ def healthcheck_command(config: HealthcheckConfig) -> int:
                 failed.append(str(error))
     if config.json:
         print(json.dumps({"healthy": not failed, "failures": failed}))
-    elif not failed:
-        print("serving")
-    if failed and not config.json:
+    elif failed:
         raise LoaderError("; ".join(failed))
+    else:
+        print("serving")
     return 1 if failed else 0
 
 
