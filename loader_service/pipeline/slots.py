@@ -33,22 +33,18 @@ class SlotPool:
         self.num_slots = num_slots
         self.token = secrets.token_bytes(16)
         self._stride = SLOT_HEADER_BYTES + slot_bytes
-        self._descriptor = os.memfd_create("alexnet-loader", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.descriptor = os.memfd_create("alexnet-loader", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(self._descriptor, num_slots * self._stride)
-            seal(self._descriptor)
-            self._memory = np.frombuffer(mmap.mmap(self._descriptor, num_slots * self._stride), np.uint8)
+            os.ftruncate(self.descriptor, num_slots * self._stride)
+            seal(self.descriptor)
+            self._memory = np.frombuffer(mmap.mmap(self.descriptor, num_slots * self._stride), np.uint8)
         except OSError:
-            os.close(self._descriptor)
+            os.close(self.descriptor)
             raise
         self._generations = [0] * (num_slots + 1)
         self._free = list(range(num_slots, 0, -1))
         self._changed = threading.Condition()
         self._is_open = True
-
-    @property
-    def descriptor(self) -> int:
-        return self._descriptor
 
     def acquire(self, is_wanted: Callable[[], bool]) -> Slot | None:
         """A free slot with a new generation; waits for one while ``is_wanted()``. None when the session has ended."""
@@ -80,5 +76,5 @@ class SlotPool:
         with self._changed:
             if self._is_open:
                 self._is_open = False
-                os.close(self._descriptor)
+                os.close(self.descriptor)
             self._changed.notify_all()
