@@ -17,7 +17,8 @@ def num_processes(found: Processors) -> int:
         count = found.num_cores + (found.num_threads - found.num_cores) // 2
     else:
         count = found.num_cores - found.num_cores // _CORES_PER_CLIENT
-    return max(min(count, _whole_quota(found)), 1)
+    usable = found.num_threads if found.quota is None else int(found.quota)
+    return max(min(count, usable), 1)
 
 
 def num_threads(found: Processors, processes: int) -> int:
@@ -37,10 +38,6 @@ def summary(found: Processors, processes: int, threads: int) -> str:
 
 def _some(count: int, noun: str, plural: str = "s") -> str:
     return f"{count} {noun}{plural if count != 1 else ''}"
-
-
-def _whole_quota(found: Processors) -> int:
-    return found.num_threads if found.quota is None else int(found.quota)
 
 
 def expectation(manifest: Manifest, available: int) -> str:
