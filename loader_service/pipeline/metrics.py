@@ -59,32 +59,28 @@ class Metrics:
 
     def watch_cache(self, cache: DecodedCache) -> None:
         """Reads the cache's own counts when asked, so that the hot path counts once."""
-        for name, text, read in (
-            ("alexnet_loader_cache_hits", "Images found decoded.", lambda: cache.hits),
-            ("alexnet_loader_cache_misses", "Images not found decoded.", lambda: cache.misses),
-        ):
-            self.registry.register(_CountElsewhere(name, text, read))
+        self._watch("alexnet_loader_cache_hits", "Images found decoded.", lambda: cache.hits)
+        self._watch("alexnet_loader_cache_misses", "Images not found decoded.", lambda: cache.misses)
         size = Gauge("alexnet_loader_cache_bytes", "Decoded images kept.", registry=self.registry)
         size.set_function(lambda: cache.size_bytes)
 
     def watch_disk(self, reads: Reads, read_ahead_bytes: Callable[[], float]) -> None:
         """Reads what the store counts when asked."""
-        for name, text, read in (
-            ("alexnet_loader_read_bytes", "Bytes of records read from the store.", lambda: reads.num_bytes),
-            ("alexnet_loader_read_ahead_bytes", "Of those, asked of the kernel ahead of need.", read_ahead_bytes),
-            ("alexnet_loader_disk_waits", "Records that had to be waited for.", lambda: reads.num_waits),
-            (
-                "alexnet_loader_disk_wait_seconds",
-                "Time decode threads waited for the disk: near the time itself means that the disk is too slow.",
-                lambda: reads.wait_s,
-            ),
-        ):
-            self.registry.register(_CountElsewhere(name, text, read))
+        self._watch("alexnet_loader_read_bytes", "Bytes of records read from the store.", lambda: reads.num_bytes)
+        self._watch("alexnet_loader_read_ahead_bytes", "Of those, asked of the kernel ahead of need.", read_ahead_bytes)
+        self._watch("alexnet_loader_disk_waits", "Records that had to be waited for.", lambda: reads.num_waits)
+        self._watch(
+            "alexnet_loader_disk_wait_seconds",
+            "Time decode threads waited for the disk: near the time itself means that the disk is too slow.",
+            lambda: reads.wait_s,
+        )
 
     def watch_shared(self, count: Callable[[], float]) -> None:
         """Reads the number of shared messages when asked."""
-        text = "Messages made for one client and sent to another too."
-        self.registry.register(_CountElsewhere("alexnet_loader_shared_messages", text, count))
+        self._watch("alexnet_loader_shared_messages", "Messages made for one client and sent to another too.", count)
+
+    def _watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self.registry.register(_CountElsewhere(name, text, read))
 
 
 class _CountElsewhere(Collector):
