@@ -150,7 +150,9 @@ class LoaderServer:
         self._health.set(is_serving=False)
         self._draining.set()
         try:
-            self._drain(grace_s)
+            ended = self._server.stop(grace_s)
+            self._wait_for_streams(ended, grace_s)
+            ended.wait(min(grace_s, _FLUSH_S))
         finally:
             if self._shared_memory is not None:
                 self._shared_memory.close()  # ends the waits for slots that clients will not give back any more
@@ -158,11 +160,6 @@ class LoaderServer:
             self._wait_for_streams(ended, _CANCEL_S)
             threading.Thread(target=_end_after, args=(ended, self._executor), daemon=True).start()
             self._reader.close()
-
-    def _drain(self, grace_s: float) -> None:
-        ended = self._server.stop(grace_s)
-        self._wait_for_streams(ended, grace_s)
-        ended.wait(min(grace_s, _FLUSH_S))
 
     def _wait_for_streams(self, ended: threading.Event, timeout_s: float) -> None:
         """Returns when no stream is open, or after ``timeout_s``. gRPC's own event may come seconds after that."""
