@@ -26,12 +26,11 @@ def write_preview(client: LoaderClient, spec: StreamSpec, *, epoch: int, count: 
     count = min(count, description.splits.get(spec.split, count))
     # Stored order: each epoch draws anew for the same images.
     crops_spec = replace(spec, shuffle=False, batch_size=count, drop_last=False)
-    originals = _first_batch(client, replace(crops_spec, view="full"), epoch)
-    columns: list[Images] = [originals.images[:count]]
+    columns: list[Images] = [_first_batch(client, replace(crops_spec, view="full"), epoch).images]
     for draw in range(draws):
         batch = _first_batch(client, crops_spec, epoch + draw)
-        crops = batch.images[:count] if batch.images.ndim == 4 else batch.images[:count, draw % 10]
-        columns.append(with_shifts(crops, batch.colour_shifts[:count]))
+        crops = batch.images if batch.images.ndim == 4 else batch.images[:, draw % 10]
+        columns.append(with_shifts(crops, batch.colour_shifts))
     write_png(_sheet(columns, description.image_side), out)
 
 
