@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import cache
 
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.pipeline.resized_crop import resize_digest
@@ -75,15 +76,13 @@ def names(request: pb.NamesRequest, pipeline: Pipeline, limits: Limits) -> list[
     _expect_split(request.split, pipeline)
     _expect_between("indices", len(request.indices), 0, limits.max_batch_size)
     reader = pipeline.store.split(request.split)
-    lists: dict[int, list[bytes]] = {}
+    names_of = cache(reader.names)
     found = []
     for index in request.indices:
         _expect_between("indices", index, 0, reader.num_images - 1)
         shard, position = reader.locate(index)
         try:
-            if shard not in lists:
-                lists[shard] = reader.names(shard)
-            found.append(lists[shard][position])
+            found.append(names_of(shard)[position])
         except StoreError as error:
             raise as_loader_error(error) from None
         except IndexError as error:
