@@ -16,17 +16,13 @@ from loader_service.commands.config import BenchConfig, DigestConfig, Healthchec
 from loader_service.commands.digest import StreamDigest
 from loader_service.commands.picture_config import PreviewConfig, ShowConfig
 from loader_service.commands.sweep import sweep
+from preprocess.errors import StoreError
 
 
 def serve_command(config: ServeConfig) -> NoReturn:
     from loader_service.commands.serve import serve
-    from preprocess.errors import StoreError
 
-    try:
-        code = serve(config)
-    except StoreError as error:
-        raise LoaderError(str(error)) from None
-    os._exit(code)  # see ``serve``; nothing is left in a buffer
+    os._exit(serve(config))  # see ``serve``; nothing is left in a buffer
 
 
 def digest_command(config: DigestConfig) -> None:
@@ -150,5 +146,5 @@ def run(argv: Sequence[str] | None) -> int:
         "A deterministic image loader: the same stream, byte for byte, from any number of replicas.",
         COMMANDS,
         argv,
-        user_errors=(LoaderError, grpc.RpcError),
+        user_errors=(LoaderError, StoreError, grpc.RpcError),
     )
