@@ -25,11 +25,7 @@ from loader_service.server.requests import describe, names, step_range
 from loader_service.server.shared_memory import SharedMemoryServer, is_supported
 from loader_service.server.tokens import TokenFile, TokenInterceptor
 from loader_service.v1 import loader_pb2 as pb
-from loader_service.wire.errors import (
-    LoaderError,
-    OverloadedError,
-    ServiceUnavailableError,
-)
+from loader_service.wire.errors import LoaderError, OverloadedError, ServiceUnavailableError
 from loader_service.wire.status import SYSTEM_ERRORS, status_of
 from loader_service.wire.translate import description_to_response
 from loader_service.wire.types import Limits
