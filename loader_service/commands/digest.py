@@ -3,7 +3,7 @@
 import hashlib
 import struct
 
-from loader_service.client import Batch, LoaderClient, StreamSpec
+from loader_service.client import Batch
 
 _ROW = struct.Struct("<qq")
 
@@ -29,12 +29,3 @@ class StreamDigest:
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
-
-
-def epoch_digest(client: LoaderClient, spec: StreamSpec, epoch: int) -> StreamDigest:
-    """The digest of one epoch of ``spec``."""
-    digest = StreamDigest()
-    with client.stream(spec, epoch=epoch) as stream:
-        for batch in stream:
-            digest.add(batch)
-    return digest

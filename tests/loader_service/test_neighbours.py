@@ -17,10 +17,11 @@ import grpc
 import pytest
 
 from loader_service.client import ClientOptions, LoaderClient, Security, StreamSpec
-from loader_service.commands.digest import StreamDigest, epoch_digest
+from loader_service.commands.digest import StreamDigest
 from loader_service.wire.errors import DataLossError, LoaderError, MismatchError
 from loader_service.wire.status import STATUS_OF_ERROR, status_of
 from preprocess.errors import StoreUnavailableError
+from tests.loader_service.digests import epoch_digest
 from tests.loader_service.test_operation import loaders_of, ready_targets, serve
 from tests.processes import free_port
 from tests.stores import make_store, without_digests
@@ -39,7 +40,7 @@ def raw_stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def digest(*targets: str, options: ClientOptions | None = None, split: str = "train") -> str:
     with LoaderClient(targets, options or ClientOptions(unavailable_timeout_s=60)) as client:
-        return epoch_digest(client, replace(SPEC, split=split), 0).hexdigest()
+        return epoch_digest(client, replace(SPEC, split=split), 0)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -16,7 +16,7 @@ from loader_service.client import (
     StreamSpec,
     Transport,
 )
-from loader_service.commands.digest import epoch_digest
+from tests.loader_service.digests import epoch_digest
 from tests.loader_service.test_trust import Chain
 from tests.processes import loader_processes
 from tests.proxies import haproxy, is_installed, nghttpx, nginx
@@ -60,7 +60,7 @@ def expected(targets: list[str]) -> str:
 def digest_of(target: str, transport: Transport = "auto", security: Security | None = None) -> str:
     options = ClientOptions(transport=transport, unavailable_timeout_s=15.0, security=security or Security())
     with LoaderClient([target], options) as client:
-        return epoch_digest(client, SPEC, 1).hexdigest()
+        return epoch_digest(client, SPEC, 1)
 
 
 @pytest.mark.parametrize("transport", ["auto", "grpc", "grpcio"])

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from loader_service.__main__ import main
 from loader_service.client import ClientOptions, InvalidRequestError, LoaderClient, Security, StreamSpec, Transport
 from loader_service.client.replica import Replica
-from loader_service.commands.digest import epoch_digest
 from loader_service.pipeline.draws import draw
 from loader_service.pipeline.resized_crop import Windows, _exp, draw_windows, resize, resize_digest
 from loader_service.wire.translate import range_to_request
 from preprocess.store import Encoding
 from tests.conftest import serving
+from tests.loader_service.digests import epoch_digest
 from tests.loader_service.test_pipeline import EPOCH, SEED, read_all, stored_images
 from tests.stores import make_store
 
@@ -160,7 +160,7 @@ def test_one_digest_through_every_transport_and_command(
     found = set()
     for transport in transports:
         with LoaderClient([loader_target], ClientOptions(transport=transport)) as client:
-            found.add(epoch_digest(client, spec, 0).hexdigest())
+            found.add(epoch_digest(client, spec, 0))
     options = ["--target", loader_target, "--view", "resized_crop", "--scale", "0.2,1", "--seed", "3"]
     assert main(["digest", *options]) == 0
     assert {capsys.readouterr().out.strip()} == found

@@ -22,9 +22,10 @@ from loader_service.client import (
     View,
 )
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
-from loader_service.commands.digest import StreamDigest, epoch_digest
+from loader_service.commands.digest import StreamDigest
 from loader_service.pipeline.slots import SlotPool
 from loader_service.server.shared_memory import SharedMemoryServer, is_supported
+from tests.loader_service.digests import epoch_digest
 from tests.processes import LoaderProcess, loader_processes
 from tests.stores import make_store
 from tests.waiting import wait_until
@@ -40,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digest(targets: list[str], transport: Transport, spec: StreamSpec | None = None) -> str:
     options = ClientOptions(transport=transport, stall_timeout_s=1.0, unavailable_timeout_s=20.0)
     with LoaderClient(targets, options) as client:
-        return epoch_digest(client, spec or StreamSpec(batch_size=32, drop_last=False), 1).hexdigest()
+        return epoch_digest(client, spec or StreamSpec(batch_size=32, drop_last=False), 1)
 
 
 def memory_files(pid: int) -> int:
