@@ -15,6 +15,7 @@ import selectors
 import socket
 import threading
 import time
+from functools import partial
 
 from loader_service.pipeline.slots import SlotPool
 from loader_service.wire.shared_memory import HELLO, RELEASE, peer_uid
@@ -52,7 +53,7 @@ class SharedMemoryServer:
         self._listener.bind("\0" + self.name)
         self._listener.listen(64)
         self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._admit)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="shared-memory", daemon=True)
         self._thread.start()
@@ -78,15 +79,11 @@ class SharedMemoryServer:
         while True:
             if self._accepts_at is not None and time.monotonic() >= self._accepts_at:
                 self._accepts_at = None
-                self._selector.register(self._listener, selectors.EVENT_READ)
+                self._selector.register(self._listener, selectors.EVENT_READ, self._admit)
             for key, _ in self._selector.select(None if self._accepts_at is None else _ACCEPT_PAUSE_S):
                 if key.fileobj is self._wake:
                     return
-                if key.fileobj is self._listener:
-                    self._admit()
-                else:
-                    assert isinstance(key.fileobj, socket.socket)
-                    self._receive(key.fileobj)
+                key.data()
 
     def _admit(self) -> None:
         try:
@@ -111,7 +108,7 @@ class SharedMemoryServer:
         self._sessions[connection] = pool
         self._by_token[pool.token.hex()] = pool
         self._received[connection] = b""
-        self._selector.register(connection, selectors.EVENT_READ)
+        self._selector.register(connection, selectors.EVENT_READ, partial(self._receive, connection))
         try:
             socket.send_fds(connection, [HELLO.pack(pool.token, pool.num_slots, pool.slot_bytes)], [pool.descriptor])
             connection.setblocking(False)
