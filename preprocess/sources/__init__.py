@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -28,6 +28,27 @@ __all__ = [
 ]
 
 Layout = Literal["official", "kaggle", "cifar", "parquet", "webdataset", "folder"]
+
+
+class _Form(Protocol):
+    """What the file of a layout has."""
+
+    EXPECTED: str
+
+    def detect(self, storage: Storage, /) -> bool: ...
+
+    def read(self, reading: Reading, /) -> Source: ...
+
+
+# In the order in which they are looked for.
+_FORMS: dict[Layout, _Form] = {
+    "official": official,
+    "kaggle": kaggle,
+    "cifar": cifar,
+    "parquet": parquet,
+    "webdataset": webdataset,
+    "folder": folder,
+}
 # A line names so many classes.
 _NUM_NAMED = 5
 
@@ -48,7 +69,7 @@ def read_source(root: str, options: SourceOptions, map_tasks: MapTasks, *, layou
                 raise SourceError(f"{root}: expected a folder, found {_found_instead(storage)}")
             if not storage.list(""):
                 raise SourceError(f"{root}: expected images in some layout, found an empty folder")
-            source = _read(reading, layout or detect_layout(storage))
+            source = _FORMS[layout or detect_layout(storage)].read(reading)
     except OSError as error:
         raise SourceError(f"{root}: cannot be listed: {error}") from None
     finally:
@@ -63,42 +84,14 @@ def read_source(root: str, options: SourceOptions, map_tasks: MapTasks, *, layou
 
 def detect_layout(storage: Storage) -> Layout:
     """The layout of a source; raises SourceError, naming what each would have looked like, when it is none."""
-    if official.detect(storage):
-        return "official"
-    if kaggle.detect(storage):
-        return "kaggle"
-    if cifar.detect(storage):
-        return "cifar"
-    if parquet.detect(storage):
-        return "parquet"
-    if webdataset.detect(storage):
-        return "webdataset"
-    if folder.detect(storage):
-        return "folder"
+    for layout, form in _FORMS.items():
+        if form.detect(storage):
+            return layout
     known = recognise(storage)
     if known is not None:
-        raise SourceError(f"{storage.root}: expected one of the layouts {', '.join(get_args(Layout))}, found {known}")
-    layouts = "; ".join(
-        f"{module.LAYOUT}: {module.EXPECTED}" for module in (official, kaggle, cifar, parquet, webdataset, folder)
-    )
+        raise SourceError(f"{storage.root}: expected one of the layouts {', '.join(_FORMS)}, found {known}")
+    layouts = "; ".join(f"{layout}: {form.EXPECTED}" for layout, form in _FORMS.items())
     raise SourceError(f"{storage.root}: expected one of the layouts ({layouts}), found none of them")
-
-
-def _read(reading: Reading, layout: Layout) -> Source:
-    assert layout in get_args(Layout)
-    match layout:
-        case "official":
-            return official.read(reading)
-        case "kaggle":
-            return kaggle.read(reading)
-        case "cifar":
-            return cifar.read(reading)
-        case "parquet":
-            return parquet.read(reading)
-        case "webdataset":
-            return webdataset.read(reading)
-        case "folder":
-            return folder.read(reading)
 
 
 def _found_instead(storage: Storage) -> str:
