@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -72,50 +74,46 @@ class ShardWriter:
         self._info: ShardInfo | None = None
 
     def __enter__(self) -> Self:
-        self._atomic = atomic_file(self._path)
-        temporary = self._atomic.__enter__()
-        try:
-            temporary.unlink(missing_ok=True)
-            self._environment = lmdb.open(
-                str(temporary),
-                subdir=False,
-                map_size=_FIRST_MAP_SIZE_BYTES,
-                lock=False,
-                sync=False,
-                metasync=False,
-                mode=0o666,
-                max_dbs=0,
-                lib_version=0,
-            )
-        except lmdb.Error as error:
-            self._atomic.__exit__(type(error), error, None)
-            raise _as_os_error(error, self._path, 0) from error
+        self._block = self._writing()
+        self._block.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
+        self._block.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with atomic_file(self._path) as temporary:
+            try:
+                self._environment = lmdb.open(
+                    str(temporary),
+                    subdir=False,
+                    map_size=_FIRST_MAP_SIZE_BYTES,
+                    lock=False,
+                    sync=False,
+                    metasync=False,
+                    mode=0o666,
+                    max_dbs=0,
+                    lib_version=0,
+                )
+            except lmdb.Error as error:
+                raise _as_os_error(error, self._path, 0) from error
+            with closing(self._environment):
+                yield
                 names = b"\0".join(self._names)
                 self._content.add_names(self._names)
                 digests = ShardDigests.of(self._content, [*self._checksums, names_checksum(names)])
                 self._pending += [(DIGESTS_KEY, digests.pack()), (NAMES_KEY, names)]
                 self._commit()
                 self._sync()
-        except BaseException as failure:
-            self._environment.close()
-            self._atomic.__exit__(type(failure), failure, failure.__traceback__)
-            raise
-        self._environment.close()
-        self._atomic.__exit__(kind, error, trace)
-        if kind is None:
-            self._info = ShardInfo(
-                file=self._file,
-                num_images=len(self._names),
-                size_bytes=self._path.stat().st_size,
-                content_sha256=self._content.hexdigest(),
-            )
+        self._info = ShardInfo(
+            file=self._file,
+            num_images=len(self._names),
+            size_bytes=self._path.stat().st_size,
+            content_sha256=self._content.hexdigest(),
+        )
 
     @property
     def info(self) -> ShardInfo:
