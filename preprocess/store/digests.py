@@ -7,7 +7,7 @@ the uint64 checksum of each record in key order, and last that of the list of na
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +55,3 @@ class ShardDigests:
             raise ValueError(f"expected {expected:,} bytes of digests, found {len(content):,}")
         checksums = np.frombuffer(content[_SHA256_BYTES:], "<u8").astype(np.uint64)
         return cls(content_sha256=content[:_SHA256_BYTES].hex(), checksums=checksums)
-
-    @classmethod
-    def of(cls, content: ContentDigest, checksums: Sequence[int]) -> "ShardDigests":
-        """Those of a shard that is complete: its content, and the checksums of its records and of its names."""
-        return cls(content_sha256=content.hexdigest(), checksums=np.array(checksums, np.uint64))

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -42,14 +43,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def write_statistics(directory: Path, statistics: Statistics) -> str:
     """Writes ``statistics.npz`` and returns its SHA-256. The same statistics give the same bytes."""
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        num_images=np.int64(statistics.num_images),
-        mean_image=statistics.mean_image,
-        covariance=statistics.covariance,
-        eigenvalues=statistics.eigenvalues,
-        eigenvectors=statistics.eigenvectors,
-    )
+    np.savez(buffer, **asdict(statistics))
     write_whole(directory / STATISTICS_NAME, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -104,7 +98,8 @@ class ShardWriter:
                 yield
                 names = b"\0".join(self._names)
                 self._content.add_names(self._names)
-                digests = ShardDigests.of(self._content, [*self._checksums, names_checksum(names)])
+                checksums = np.array([*self._checksums, names_checksum(names)], np.uint64)
+                digests = ShardDigests(content_sha256=self._content.hexdigest(), checksums=checksums)
                 self._pending += [(DIGESTS_KEY, digests.pack()), (NAMES_KEY, names)]
                 self._commit()
                 self._sync()
