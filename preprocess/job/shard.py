@@ -1,6 +1,5 @@
 """Makes one shard from its list of images: read, decode, resize, count, encode, write. Knows nothing of Ray."""
 
-import hashlib
 import resource
 import socket
 import sys
@@ -17,7 +16,7 @@ from preprocess.images.resize import centre_square, encode, planes_of
 from preprocess.images.statistics import StatisticsAccumulator
 from preprocess.sources import ImageList, Storage, open_storage
 from preprocess.sources.reading import UnreadableImageError, read_images
-from preprocess.store.format import FORMAT_VERSION, SHARDS_DIRECTORY, STATISTICS_SPLIT, ImageSpec, canonical_json
+from preprocess.store.format import FORMAT_VERSION, SHARDS_DIRECTORY, STATISTICS_SPLIT, ImageSpec, json_digest
 from preprocess.store.sidecar import (
     BadImage,
     Sidecar,
@@ -58,7 +57,7 @@ class ShardWork:
             "max_pixels": self.max_pixels,
             "decoders": self.decoders,
         } | ({} if self.probe is None else {"probe": self.probe})
-        return hashlib.sha256(canonical_json(content)).hexdigest()
+        return json_digest(content)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.sources.ledger import PassedOver
-from preprocess.store.format import ClassInfo, canonical_json
+from preprocess.store.format import ClassInfo, canonical_json, json_digest
 
 Access = Literal["file", "range", "row", "stream", "cifar"]
 # The offset of a link in a tar that leads to nothing.
@@ -192,4 +192,4 @@ class Source:
             "classes": [[info.id, info.name] for info in self.classes],
             "splits": {name: images.digest() for name, images in self.splits.items()},
         }
-        return hashlib.sha256(canonical_json(content)).hexdigest()
+        return json_digest(content)

@@ -220,7 +220,7 @@ class Manifest:
             },
             "statistics": self.statistics_sha256,
         }
-        return hashlib.sha256(canonical_json(content)).hexdigest()
+        return json_digest(content)
 
     def to_json(self) -> str:
         document = {
@@ -270,3 +270,8 @@ class Manifest:
 def canonical_json(value: Any) -> bytes:
     """One byte string a value, whatever the order of its keys: for digests."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 (hex) of :func:`canonical_json`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()

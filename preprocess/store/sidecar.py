@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xxhash
 
 from commandline.files import write_whole
-from preprocess.store.format import SHARDS_DIRECTORY, ShardInfo, canonical_json
+from preprocess.store.format import SHARDS_DIRECTORY, ShardInfo, json_digest
 
 _FORMAT = "alexnet-shard"
 _VERSION = 1
@@ -94,7 +94,7 @@ def partial_path(store: Path, stem: str) -> Path:
 def write_sidecar(store: Path, stem: str, sidecar: Sidecar) -> None:
     """Commits the shard; its LMDB file and partial statistics must be in place."""
     content = asdict(sidecar)
-    document = {"format": _FORMAT, "format_version": _VERSION, **content, "digest": _digest(content)}
+    document = {"format": _FORMAT, "format_version": _VERSION, **content, "digest": json_digest(content)}
     write_whole(sidecar_path(store, stem), json.dumps(document, indent=1) + "\n")
 
 
@@ -106,7 +106,7 @@ def read_sidecar(store: Path, stem: str) -> Sidecar | None:
         content = {name: document[name] for name in Sidecar.__dataclass_fields__}
         if (document["format"], document["format_version"]) != (_FORMAT, _VERSION):
             return None
-        if document["digest"] != _digest(content):
+        if document["digest"] != json_digest(content):
             return None
         sidecar = Sidecar(
             key=content["key"],
@@ -163,7 +163,3 @@ def file_digest(path: Path) -> str:
         while part := file.read(_READ_BYTES):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(content)).hexdigest()
