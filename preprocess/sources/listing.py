@@ -60,11 +60,6 @@ class ImageList:
     def __iter__(self) -> Iterator[ImageEntry]:
         return (self.entry(index) for index in range(len(self)))
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all images together, as the source stores them."""
-        return int(self.sizes.sum(dtype=np.int64))
-
     def name(self, index: int) -> bytes:
         start = self.name_ends[index - 1] if index else 0
         return self.name_bytes[start : self.name_ends[index]]
