@@ -17,15 +17,7 @@ from preprocess.images.statistics import StatisticsAccumulator
 from preprocess.sources import ImageList, Storage, open_storage
 from preprocess.sources.reading import UnreadableImageError, read_images
 from preprocess.store.format import FORMAT_VERSION, SHARDS_DIRECTORY, STATISTICS_SPLIT, ImageSpec, json_digest
-from preprocess.store.sidecar import (
-    BadImage,
-    Sidecar,
-    file_digest,
-    partial_path,
-    read_sidecar,
-    write_partial,
-    write_sidecar,
-)
+from preprocess.store.sidecar import BadImage, Sidecar, file_digest, read_sidecar, write_partial, write_sidecar
 from preprocess.store.writer import ShardWriter
 
 
@@ -79,11 +71,8 @@ class Seconds:
 class ShardOutcome:
     """What a task tells the driver; the rest is in the sidecar."""
 
-    stem: str
     num_images: int
     bad_images: tuple[BadImage, ...]
-    source_bytes: int
-    size_bytes: int
     seconds: Seconds
     peak_memory_bytes: int
     """Of the worker process, so far."""
@@ -102,7 +91,7 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     key = work.key()
     finished = read_sidecar(store, work.stem)
     if finished is not None and finished.key == key and not finished.lacks_unreadable:
-        return _outcome(work.stem, finished, Seconds())
+        return _outcome(finished, Seconds())
     with_statistics = work.split == STATISTICS_SPLIT
     statistics = StatisticsAccumulator(work.image.side)
     bad_images: list[BadImage] = []
@@ -139,8 +128,6 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     finally:
         storage.close()
     digest = write_partial(store, work.stem, statistics.result()) if with_statistics else None
-    if not with_statistics:
-        partial_path(store, work.stem).unlink(missing_ok=True)
     sidecar = Sidecar(
         key=key,
         shard=writer.info,
@@ -152,7 +139,7 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     )
     write_sidecar(store, work.stem, sidecar)
     clock.lap("write")
-    return _outcome(work.stem, sidecar, clock.seconds())
+    return _outcome(sidecar, clock.seconds())
 
 
 def _check_machine(work: ShardWork, store: Path, storage: Storage) -> None:
@@ -176,15 +163,12 @@ def _check_machine(work: ShardWork, store: Path, storage: Storage) -> None:
         raise PreprocessError(f"{here}: expected the source at {work.root}, found no folder; share it, or give a URL")
 
 
-def _outcome(stem: str, sidecar: Sidecar, seconds: Seconds) -> ShardOutcome:
+def _outcome(sidecar: Sidecar, seconds: Seconds) -> ShardOutcome:
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return ShardOutcome(
-        stem=stem,
         num_images=sidecar.shard.num_images,
         bad_images=sidecar.bad_images,
-        source_bytes=sidecar.source_bytes,
-        size_bytes=sidecar.shard.size_bytes,
         seconds=seconds,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
     )
