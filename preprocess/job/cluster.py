@@ -1,5 +1,6 @@
 """The Ray graph: one task a shard, as many in flight as keep the cluster busy. The only file that imports ray."""
 
+import itertools
 import logging
 import os
 import signal
@@ -140,16 +141,12 @@ class Cluster:
         import ray
 
         pending: list[Any] = []
-        exhausted = False
         try:
             while True:
                 if stop.requested:
                     raise KeyboardInterrupt
-                while not exhausted and len(pending) < _TASKS_PER_CPU * self.num_cpus:
-                    try:
-                        pending.append(task.remote(next(items)))
-                    except StopIteration:
-                        exhausted = True
+                room = max(0, _TASKS_PER_CPU * self.num_cpus - len(pending))
+                pending.extend(task.remote(item) for item in itertools.islice(items, room))
                 if not pending:
                     return
                 # The deadline lets Ctrl-C be obeyed, and notices nodes that have joined since.
