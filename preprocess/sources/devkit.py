@@ -5,7 +5,7 @@ import zlib
 from dataclasses import dataclass
 
 from preprocess.errors import SourceError
-from preprocess.sources.file_info import TooLargeError
+from preprocess.sources.file_info import check_size
 from preprocess.sources.ledger import Ledger
 from preprocess.sources.mat_file import read_structures
 from preprocess.sources.storage import Storage, client_errors, open_storage, split_path
@@ -60,24 +60,19 @@ def _exists(storage: Storage, path: str) -> bool:
 
 def _read_archive(kit: Storage, name: str, where: str) -> tuple[bytes, bytes]:
     """Both files, of which no more is expanded than is sought."""
-    _check_size(kit.size_of(name) or 0, _MOST_ARCHIVE_BYTES, where)
+    check_size(where, kit.size_of(name) or 0, _MOST_ARCHIVE_BYTES)
     found: dict[str, bytes] = {}
     with open_container(kit, name) as file:
         for member in iterate_members(file, whole_tar(kit, name)):
             for sought in (_META, _GROUND_TRUTH):
                 if member.name.endswith(sought) and member.isreg():
-                    _check_size(member.size, _MOST_FILE_BYTES, f"{where}: {sought}")
+                    check_size(f"{where}: {sought}", member.size, _MOST_FILE_BYTES)
                     file.seek(member.offset_data)
                     found[sought] = file.read(member.size)
             if len(found) == 2:
                 return found[_META], found[_GROUND_TRUTH]
     missing = _META if _META not in found else _GROUND_TRUTH
     raise SourceError(f"{where}: expected {missing} in it, found none")
-
-
-def _check_size(size_bytes: int, most_bytes: int, where: str) -> None:
-    if size_bytes > most_bytes:
-        raise TooLargeError(f"{where}: expected at most {most_bytes:,} bytes, found {size_bytes:,}")
 
 
 def _parse(meta: bytes, truth: str, where: str) -> Devkit:

@@ -29,6 +29,12 @@ class TooLargeError(SourceError):
     """A file has more bytes than what is sought there may have; it was not read."""
 
 
+def check_size(where: str, size_bytes: int, most_bytes: int) -> None:
+    """Raises TooLargeError for more than ``most_bytes``."""
+    if size_bytes > most_bytes:
+        raise TooLargeError(f"{where}: expected at most {most_bytes:,} bytes, found {size_bytes:,}")
+
+
 def leaving_link(link: str) -> SourceError:
     """The error for a link that leads out of the source, where those are not followed."""
     return SourceError(

@@ -6,7 +6,7 @@ import threading
 from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO
 
-from preprocess.sources.file_info import FileInfo, TooLargeError, leaving_link
+from preprocess.sources.file_info import FileInfo, check_size, leaving_link
 from preprocess.sources.member_names import is_system
 
 
@@ -64,12 +64,11 @@ class LocalStorage:
         descriptor = self._open(path)
         try:
             size_bytes = os.fstat(descriptor).st_size
+            check_size(self._path(path), size_bytes, most_bytes)
             # One more than there are: a file whose size is no word on its bytes shows that.
-            content = _read_at(descriptor, 0, size_bytes + 1) if size_bytes <= most_bytes else b""
+            content = _read_at(descriptor, 0, size_bytes + 1)
         finally:
             os.close(descriptor)
-        if size_bytes > most_bytes:
-            raise TooLargeError(f"{self._path(path)}: expected at most {most_bytes:,} bytes, found {size_bytes:,}")
         if len(content) > size_bytes:
             raise OSError(errno.EIO, f"expected {size_bytes:,} bytes, found more: it grows", self._path(path))
         return content

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Protocol
 
 from commandline import one_line
 from preprocess.errors import SourceError
-from preprocess.sources.file_info import FileInfo, TooLargeError, leaving_link
+from preprocess.sources.file_info import FileInfo, check_size, leaving_link
 from preprocess.sources.local_storage import LocalStorage
 from preprocess.sources.member_names import is_system
 
@@ -132,8 +132,7 @@ class RemoteStorage:
 
     def read(self, path: str, most_bytes: int) -> bytes:
         content: bytes = self._fs.cat_file(self._path(path))
-        if len(content) > most_bytes:
-            raise TooLargeError(f"{self.root}/{path}: expected at most {most_bytes:,} bytes, found {len(content):,}")
+        check_size(f"{self.root}/{path}", len(content), most_bytes)
         return content
 
     def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
