@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from preprocess.sources.class_names import class_infos, read_class_names
 from preprocess.sources.listing import MAX_LABEL, ImageList, ImageListBuilder, Source
 from preprocess.sources.member_names import Split, exact_split, splits_in
 from preprocess.sources.numbered import numbered_classes
-from preprocess.sources.options import MapTasks, Reading
-from preprocess.sources.parquet_rows import Columns, find_columns, parquet_errors
+from preprocess.sources.options import Reading
+from preprocess.sources.parquet_rows import LABEL_COLUMN, Columns, find_columns, parquet_errors
 from preprocess.sources.shards import account, by_split, find_shards
 from preprocess.sources.storage import Storage, client_errors, open_storage
 
@@ -55,18 +55,18 @@ def detect(storage: Storage) -> bool:
 
 def read(reading: Reading) -> Source:
     """Reads labels and names, a file in each task, and no image. Raises SourceError."""
-    storage, map_tasks, ledger = reading.storage, reading.map_tasks, reading.ledger
+    storage, ledger = reading.storage, reading.ledger
     files = by_split(storage.root, find_shards(storage, _is_parquet))
     if "train" not in files:
         raise SourceError(f"{storage.root}: expected {EXPECTED}, found no training files")
     _check_one_place(storage.root, files)
     used = {str(split): paths for split, paths in files.items() if split in ("train", "val")}
-    found = _index(storage, map_tasks, used)
+    found = _index(reading, itertools.chain(*used.values()))
     if "val" not in used and "test" in files and found[used["train"][0]].columns.image.startswith("img"):
         # CIFAR's images are of two splits, and its test images have labels.
         used["val"] = files.pop("test")
         ledger.notes.append("the validation split is the test files")
-        found |= _index(storage, map_tasks, {"val": used["val"]})
+        found |= _index(reading, used["val"])
     file_names = read_class_names(storage, ledger)
     account(storage, ledger, itertools.chain(*used.values()))
     ledger.find(sum(len(rows.names) for rows in found.values()))
@@ -81,9 +81,9 @@ def _is_parquet(name: str) -> bool:
     return name.lower().endswith(".parquet")
 
 
-def _index(storage: Storage, map_tasks: MapTasks, files: Mapping[str, Sequence[str]]) -> dict[str, _Rows]:
-    works = [_FileWork(root=storage.root, path=path) for paths in files.values() for path in paths]
-    return {rows.path: rows for rows in map_tasks(_read_rows_index, works)}
+def _index(reading: Reading, paths: Iterable[str]) -> dict[str, _Rows]:
+    works = [_FileWork(root=reading.storage.root, path=path) for path in paths]
+    return {rows.path: rows for rows in reading.map_tasks(_read_rows_index, works)}
 
 
 def _check_one_place(root: str, files: Mapping[Split | None, Sequence[str]]) -> None:
@@ -119,14 +119,14 @@ def _read_rows_index(work: _FileWork) -> _Rows:
         with client_errors(storage, work.path), storage.open(work.path) as source, ParquetFile(source) as file:
             columns = find_columns(file.schema_arrow)
             _check_num_rows(file.metadata.num_rows, source.seek(0, os.SEEK_END))
-            table = file.read(columns=[columns.label, *([] if columns.path is None else [columns.path])])
-            labels = _labels(table[columns.label])
+            table = file.read(columns=[LABEL_COLUMN, *([] if columns.path is None else [columns.path])])
+            labels = _labels(table[LABEL_COLUMN])
             names = _names(table, columns)
             groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
             if table.num_rows != sum(max(0, group.num_rows) for group in groups):
                 raise SourceError(f"expected the rows of its groups, found {table.num_rows:,}: it is damaged")
             sizes = [np.full(group.num_rows, _mean_size(group, columns.image)) for group in groups]
-            class_names = _hub_class_names(file.schema_arrow.metadata, columns.label)
+            class_names = _hub_class_names(file.schema_arrow.metadata)
     return _Rows(
         path=work.path,
         columns=columns,
@@ -183,11 +183,11 @@ def _mean_size(group: Any, column: str) -> int:
     return 0
 
 
-def _hub_class_names(metadata: dict[bytes, bytes] | None, column: str) -> tuple[str, ...]:
+def _hub_class_names(metadata: dict[bytes, bytes] | None) -> tuple[str, ...]:
     """The names of the classes in label order, from what the Hub writes into a schema."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features[column]["names"])
+        return tuple(str(name) for name in features[LABEL_COLUMN]["names"])
     except (KeyError, ValueError, TypeError):
         return ()
 

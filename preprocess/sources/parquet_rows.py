@@ -12,19 +12,18 @@ from preprocess.sources.storage import Storage, client_errors
 
 # As ILSVRC/imagenet-1k and uoft-cs/cifar10 on the Hub call theirs.
 _IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMN = "label"
+LABEL_COLUMN = "label"
 # Rows decoded at once: some 4 MB of photographs, where a row group is a hundred rows and may be any number.
 _ROWS_AT_ONCE = 32
 
 
 class Columns(NamedTuple):
-    """Which columns of a file are read."""
+    """Which columns of a file are read, beside LABEL_COLUMN."""
 
     image: str
     """The leaf that holds the images' bytes."""
     path: str | None
     """The leaf that holds their names; None where there is none."""
-    label: str
 
 
 def find_columns(schema: Any) -> Columns:
@@ -32,22 +31,22 @@ def find_columns(schema: Any) -> Columns:
     import pyarrow.types as types
 
     image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
-    for name, column in (("image", image), ("label", _LABEL_COLUMN)):
+    for name, column in (("image", image), ("label", LABEL_COLUMN)):
         if column is None or schema.names.count(column) != 1:
             raise SourceError(f"expected a column {name!r}, found {', '.join(schema.names)}")
     assert image is not None
-    label = schema.field(_LABEL_COLUMN).type
+    label = schema.field(LABEL_COLUMN).type
     if not types.is_integer(label):
-        raise SourceError(f"column {_LABEL_COLUMN!r}: expected whole numbers, found {label}")
+        raise SourceError(f"column {LABEL_COLUMN!r}: expected whole numbers, found {label}")
     kind = schema.field(image).type
     leaves = {field.name: field.type for field in kind} if types.is_struct(kind) else {}
     if not _is_bytes(leaves.get("bytes", kind)):
         raise SourceError(f"column {image!r}: expected bytes, or a struct with bytes and path, found {kind}")
     if not leaves:
-        return Columns(image, None, _LABEL_COLUMN)
+        return Columns(image, None)
     path = leaves.get("path")
     named = path is not None and (types.is_string(path) or types.is_large_string(path))
-    return Columns(f"{image}.bytes", f"{image}.path" if named else None, _LABEL_COLUMN)
+    return Columns(f"{image}.bytes", f"{image}.path" if named else None)
 
 
 def _is_bytes(kind: Any) -> bool:
