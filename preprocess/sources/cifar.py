@@ -10,6 +10,7 @@ from preprocess.errors import SourceError
 from preprocess.sources.class_names import class_infos
 from preprocess.sources.ledger import OUTSIDE
 from preprocess.sources.listing import ImageList, ImageListBuilder, Source
+from preprocess.sources.numbered import numbered_classes
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account
 from preprocess.sources.storage import Storage, client_errors, open_storage
@@ -89,8 +90,7 @@ def read(reading: Reading) -> Source:
     if found is None:
         raise SourceError(f"{storage.root}: expected {EXPECTED}, found neither")
     edition, place = found
-    used = [place] if place is not None and place.endswith(".gz") else []
-    files = _files_in_archive(reading, place) if used else _files_in_folder(reading, place)
+    files = _files_in_archive(reading, place) if place.endswith(".gz") else _files_in_folder(reading, place)
     needed = (*edition.train, edition.val, edition.names)
     missing = next((name for name in needed if name not in files), None)
     if missing is not None:
@@ -100,7 +100,7 @@ def read(reading: Reading) -> Source:
             ledger.read()
         else:
             ledger.pass_over(OUTSIDE, file.name)
-    if place is not None:
+    if place:
         account(storage, ledger, [place])
     work = _Work(root=storage.root, files={name: files[name] for name in needed}, edition=edition)
     (columns,) = reading.map_tasks(_read_labels, [work])
@@ -110,9 +110,8 @@ def read(reading: Reading) -> Source:
         "train": _build(work, edition.train, labels),
         "val": _build(work, (edition.val,), labels),
     }
-    width = len(str(len(names) - 1))
-    ids = [f"{label:0{width}d}" for label in range(len(names))]
-    classes = class_infos(ids, dict(zip(ids, names, strict=True)))
+    class_ids = numbered_classes(splits, storage.root, num_named=len(names))
+    classes = class_infos(class_ids, dict(zip(class_ids, names, strict=True)))
     return Source(layout=LAYOUT, root=storage.root, classes=classes, splits=splits)
 
 
@@ -122,19 +121,18 @@ def bitmap(pixels: bytes) -> bytes:
     return _BITMAP_HEADER + np.ascontiguousarray(planes[::-1, ::-1].transpose(1, 2, 0)).tobytes()
 
 
-def _find(storage: Storage) -> tuple[_Edition, str | None] | None:
-    """The edition, and the archive or the folder, None when the folder is the source itself."""
+def _find(storage: Storage) -> tuple[_Edition, str] | None:
+    """The edition, and the archive or the folder, "" when the folder is the source itself."""
     for edition in _EDITIONS:
         for path in (edition.folder, edition.archive):
             if storage.is_folder(path) or storage.size_of(path) is not None:
                 return edition, path
         if all(storage.size_of(name) is not None for name in (edition.val, edition.names)):
-            return edition, None
+            return edition, ""
     return None
 
 
-def _files_in_archive(reading: Reading, path: str | None) -> dict[str, _Place]:
-    assert path is not None
+def _files_in_archive(reading: Reading, path: str) -> dict[str, _Place]:
     (index,) = reading.map_tasks(index_tar, [whole_tar(reading.storage, path)])
     reading.ledger.add(index.ledger)
     files: dict[str, _Place] = {}
@@ -144,9 +142,9 @@ def _files_in_archive(reading: Reading, path: str | None) -> dict[str, _Place]:
     return files
 
 
-def _files_in_folder(reading: Reading, folder: str | None) -> dict[str, _Place]:
+def _files_in_folder(reading: Reading, folder: str) -> dict[str, _Place]:
     files = {}
-    for info in reading.ledger.list(reading.storage, folder or ""):
+    for info in reading.ledger.list(reading.storage, folder):
         if info.is_folder:
             reading.ledger.pass_over(OUTSIDE, info.path, found=True)
         else:
