@@ -54,7 +54,10 @@ def read_images(
     fit = max(1, _MOST_BYTES_AHEAD // max(1, largest))
     if images.access == "row":
         for entry, row in ahead_of_need(read_rows(storage, images), min(_FORWARDS_AHEAD, fit)):
-            yield entry, UnreadableImageError("the row holds no bytes") if row is None else _bounded(row, most_bytes)
+            if row is None:
+                yield entry, UnreadableImageError("the row holds no bytes")
+            else:
+                yield entry, _too_large(len(row), most_bytes) or row
         return
     if images.access in ("stream", "cifar"):
         for entry, content in ahead_of_need(_read_forwards(storage, images, most_bytes), min(_FORWARDS_AHEAD, fit)):
@@ -148,10 +151,6 @@ def _too_large(size_bytes: int, most_bytes: int) -> UnreadableImageError | None:
     if size_bytes <= most_bytes:
         return None
     return UnreadableImageError(f"expected at most {most_bytes:,} bytes of image, found at least {size_bytes:,}")
-
-
-def _bounded(content: bytes, most_bytes: int) -> bytes | UnreadableImageError:
-    return _too_large(len(content), most_bytes) or content
 
 
 def _whole(entry: ImageEntry, content: bytes) -> bytes | UnreadableImageError:
