@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ from preprocess.errors import StoreError
 from preprocess.images.statistics import StatisticsAccumulator, finish
 from preprocess.images.stored import stored_pixels
 from preprocess.store.digests import ContentDigest
-from preprocess.store.format import STATISTICS_SPLIT, ImageSpec, Statistics
+from preprocess.store.format import STATISTICS_NAME, STATISTICS_SPLIT, ImageSpec, Statistics, shard_stem
 from preprocess.store.page_cache import left_as_found
 from preprocess.store.reader import Store
-from preprocess.store.sidecar import PartialStatistics, file_digest, read_partial, read_sidecar
+from preprocess.store.sidecar import PartialStatistics, file_digest, partial_path, read_partial, read_sidecar
 from preprocess.store.split_reader import SplitReader, spread
 
 _SAMPLED_PER_SHARD = 64
@@ -151,7 +151,7 @@ def _check_records(store: Store, reader: SplitReader, number: int, decode_all: b
 def _check_partial(path: Path, stem: str, found: PartialStatistics, spec: ImageSpec) -> list[str]:
     """A shard's part of the statistics against its pixels: exactly for raw images, nearly for others."""
     expected = read_partial(path, stem)
-    where = path / "shards" / f"{stem}.npz"
+    where = partial_path(path, stem)
     if found.num_images != expected.num_images:
         return [f"{where}: expected sums over {found.num_images:,} images, found {expected.num_images:,}"]
     if spec.encoding == "raw":
@@ -159,11 +159,10 @@ def _check_partial(path: Path, stem: str, found: PartialStatistics, spec: ImageS
         return [] if same else [f"{where}: the sums are not those of the shard's pixels"]
     # Statistics are of the images before encoding; JPEG and YUV move their mean colour by a small part of a level.
     num_pixels = max(found.num_images, 1) * spec.side**2
-    difference = (
-        found.sum_image.sum(axis=(1, 2)) - expected.sum_image.sum(axis=(1, 2)).astype(np.float64)
-    ) / num_pixels
-    if np.abs(difference).max() > _MEAN_TOLERANCE:
-        return [f"{where}: the mean colour differs from the shard's pixels by {np.abs(difference).max():.1f} levels"]
+    found_sums, expected_sums = (part.sum_image.sum(axis=(1, 2)).astype(np.float64) for part in (found, expected))
+    difference = np.abs(found_sums - expected_sums).max() / num_pixels
+    if difference > _MEAN_TOLERANCE:
+        return [f"{where}: the mean colour differs from the shard's pixels by {difference:.1f} levels"]
     return []
 
 
@@ -191,10 +190,10 @@ def _check_whole(path: Path, reader: SplitReader, number: int, digest: ContentDi
 
 def _check_statistics(path: Path, num_shards: int, statistics: Statistics) -> list[str]:
     """The store's statistics against the sum of its shards' parts."""
-    where = path / "statistics.npz"
+    where = path / STATISTICS_NAME
     try:
-        parts = (read_partial(path, f"{STATISTICS_SPLIT}-{number:05d}") for number in range(num_shards))
-        expected = finish(reduce(lambda a, b: a + b, parts, PartialStatistics.empty(statistics.mean_image.shape[0])))
+        parts = (read_partial(path, shard_stem(STATISTICS_SPLIT, number)) for number in range(num_shards))
+        expected = finish(sum(parts, PartialStatistics.empty(statistics.mean_image.shape[0])))
     except (OSError, ValueError) as error:
         return [f"{where}: expected to sum the shards' statistics, found: {error}"]
     names = ("mean_image", "covariance", "eigenvalues", "eigenvectors")
