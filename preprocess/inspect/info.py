@@ -25,18 +25,18 @@ _NUM_CLASSES_SHOWN = 20
 
 def info(config: InfoConfig) -> int:
     """Prints what a store holds. Raises StoreError when it is none."""
+    pictures = [path for path in (config.contact_sheet, config.mean_image, config.colour_plot) if path is not None]
     with Store(config.store) as store:
         content = describe(store)
-        if config.contact_sheet or config.mean_image or config.colour_plot:
+        if pictures:
             _draw(config, store)
     if config.json:
         print(json.dumps(content, indent=1))
     else:
         for line in _lines(content):
             print_line(line)
-    for path in (config.contact_sheet, config.mean_image, config.colour_plot):
-        if path is not None:
-            write_line(f"wrote {path}")
+    for path in pictures:
+        write_line(f"wrote {path}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Pictures of a store: contact sheet, mean image, and its colours with their principal axes. Drawn with PIL alone."""
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -90,8 +91,8 @@ def _some_pixels(reader: SplitReader, index: int, spec: ImageSpec) -> npt.NDArra
 
 
 def _cube_edges() -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-    corners = [np.array([r, g, b], np.float64) for r in (0, 255) for g in (0, 255) for b in (0, 255)]
-    return [(a, b) for i, a in enumerate(corners) for b in corners[i + 1 :] if np.count_nonzero(a != b) == 1]
+    corners = [np.array(corner, np.float64) for corner in itertools.product((0, 255), repeat=3)]
+    return [(a, b) for a, b in itertools.combinations(corners, 2) if np.count_nonzero(a != b) == 1]
 
 
 def _project(point: npt.NDArray[np.float64], side: int) -> tuple[float, float]:
