@@ -1,5 +1,6 @@
 """One split of a tree: a folder or a tar for each class, or images in one folder with labels from elsewhere."""
 
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -10,8 +11,8 @@ from preprocess.sources.ledger import NO_CLASS, NOT_AN_IMAGE
 from preprocess.sources.listing import ImageList, ImageListBuilder
 from preprocess.sources.member_names import exact_split, is_download, is_image, splits_in
 from preprocess.sources.options import Reading
-from preprocess.sources.tar_index import TarIndex, index_images
-from preprocess.sources.tar_reader import GZIP_SUFFIXES, TAR_SUFFIXES, is_tar, whole_tar
+from preprocess.sources.tar_index import TarIndex, index_images, list_indexed
+from preprocess.sources.tar_reader import TAR_SUFFIXES, is_tar, whole_tar
 from preprocess.sources.unreadable import of_name
 from preprocess.sources.val_tar import VAL_TAR
 
@@ -152,7 +153,7 @@ def _list_tars(reading: Reading, infos: Sequence[FileInfo], class_ids: Sequence[
     for index in reading.map_tasks(index_images, sections):
         found[index.section.path] = index
         reading.ledger.add(index.ledger)
-    return list_indexed([(path, label, found[path]) for path, label in label_of.items()])
+    return list_indexed([(found[path], itertools.repeat(label)) for path, label in label_of.items()])
 
 
 def _is_class_tar(reading: Reading, info: FileInfo) -> bool:
@@ -163,24 +164,6 @@ def _is_class_tar(reading: Reading, info: FileInfo) -> bool:
     if other is not None:
         raise SourceError(f"{reading.storage.root}/{info.path}: expected a tar for each class, found {other}")
     return True
-
-
-def list_indexed(tars: Sequence[tuple[str, int, TarIndex]]) -> ImageList:
-    """The images of a class's tar each: the file it is, or is part of, its label, and what it holds."""
-    zipped = any(path.lower().endswith(GZIP_SUFFIXES) for path, _, _ in tars)
-    several = len({path for path, _, _ in tars}) > 1
-    builder = ImageListBuilder("stream" if zipped else "range")
-    last = None
-    for path, label, index in tars:
-        if path != last:
-            builder.begin_container(path)
-            if zipped and several:
-                builder.begin_group()
-            last = path
-        prefix = f"{index.section.name}/".encode("utf-8", "surrogateescape")
-        for name, offset, size in index.members():
-            builder.add(prefix + name, label, size, offset)
-    return builder.build()
 
 
 def _list_flat(

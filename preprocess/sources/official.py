@@ -3,12 +3,13 @@
 So is ImageNet-21k's ``winter21_whole.tar.gz``, which is a gzipped tar of a tar for each class and has no validation.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from preprocess.errors import SourceError
 from preprocess.sources.class_names import class_infos, read_class_names
-from preprocess.sources.class_tree import list_indexed, list_val
+from preprocess.sources.class_tree import list_val
 from preprocess.sources.devkit import read_devkit
 from preprocess.sources.folder import find_val
 from preprocess.sources.ledger import SYSTEM, Ledger
@@ -17,7 +18,7 @@ from preprocess.sources.member_names import is_system_path
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account
 from preprocess.sources.storage import Storage, client_errors, open_storage
-from preprocess.sources.tar_index import TarIndex, images_of, index_images, index_section
+from preprocess.sources.tar_index import TarIndex, images_of, index_images, index_section, list_indexed
 from preprocess.sources.tar_reader import TarSection, iterate_members, open_container, whole_tar
 from preprocess.sources.val_tar import VAL_TAR, list_val_tar
 
@@ -42,7 +43,7 @@ def read(reading: Reading) -> Source:
     used = [train]
     indices = _index_classes(reading, train)
     class_ids = sorted(indices)
-    splits = {"train": list_indexed([(train, label, indices[c]) for label, c in enumerate(class_ids)])}
+    splits = {"train": list_indexed([(indices[c], itertools.repeat(label)) for label, c in enumerate(class_ids)])}
     devkit = read_devkit(storage, reading.options.devkit, ledger)
     names = read_class_names(storage, ledger) if devkit is None else devkit.names
     folder = find_val(storage)

@@ -1,11 +1,11 @@
-"""Where the members of a tar are: read from its headers alone, skipping what they describe. Runs in tasks."""
+"""Where the members of a tar are: read in tasks, from its headers alone; and the images of many such tars as a list."""
 
 import os
 import posixpath
 import tarfile
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -14,10 +14,10 @@ import numpy.typing as npt
 from commandline import plain
 from preprocess.errors import SourceError
 from preprocess.sources.ledger import NOT_AN_IMAGE, SPECIAL, SYSTEM, Ledger
-from preprocess.sources.listing import NOWHERE
+from preprocess.sources.listing import NOWHERE, ImageList, ImageListBuilder
 from preprocess.sources.member_names import is_image, is_system_path
 from preprocess.sources.storage import client_errors, open_storage
-from preprocess.sources.tar_reader import TarSection, iterate_members, open_container
+from preprocess.sources.tar_reader import GZIP_SUFFIXES, TarSection, iterate_members, open_container
 
 # As many links as Linux follows, one to the next.
 _MOST_LINKS = 40
@@ -42,6 +42,18 @@ class TarIndex:
         for end, offset, size in zip(self.name_ends, self.offsets, self.sizes, strict=True):
             yield self.name_bytes[start:end], int(offset), int(size)
             start = end
+
+    def take(self, numbers: Sequence[int]) -> "TarIndex":
+        """The files of these numbers, in their order."""
+        starts = np.append(0, self.name_ends)
+        names = [self.name_bytes[starts[number] : starts[number + 1]] for number in numbers]
+        return replace(
+            self,
+            name_bytes=b"".join(names),
+            name_ends=np.cumsum([len(name) for name in names], dtype=np.int64),
+            offsets=self.offsets[numbers],
+            sizes=self.sizes[numbers],
+        )
 
 
 @dataclass
@@ -135,20 +147,30 @@ def _plain(name: str) -> str:
 
 def images_of(index: TarIndex) -> TarIndex:
     """Of an index those files that are images by their names; the others are passed over."""
-    names = bytearray()
-    kept, ends = [], []
+    kept = []
     for number, (name, _, _) in enumerate(index.members()):
         if is_image(os.fsdecode(name)):
-            names += name
             kept.append(number)
-            ends.append(len(names))
         else:
             index.ledger.pass_over(NOT_AN_IMAGE, f"{index.section.name}/".encode() + name)
-    return TarIndex(
-        section=index.section,
-        name_bytes=bytes(names),
-        name_ends=np.array(ends, np.int64),
-        offsets=index.offsets[kept],
-        sizes=index.sizes[kept],
-        ledger=index.ledger,
-    )
+    return index.take(kept)
+
+
+def list_indexed(tars: Sequence[tuple[TarIndex, Iterable[int]]]) -> ImageList:
+    """The images of tars, or of tars within one: what each holds, and a label for each of that."""
+    paths = [index.section.path for index, _ in tars]
+    zipped = any(path.lower().endswith(GZIP_SUFFIXES) for path in paths)
+    several = len(set(paths)) > 1
+    builder = ImageListBuilder("stream" if zipped else "range")
+    last = None
+    for index, labels in tars:
+        path = index.section.path
+        if path != last:
+            builder.begin_container(path)
+            if zipped and several:
+                builder.begin_group()
+            last = path
+        prefix = f"{index.section.name}/".encode("utf-8", "surrogateescape")
+        for (name, offset, size), label in zip(index.members(), labels, strict=False):
+            builder.add(prefix + name, label, size, offset)
+    return builder.build()

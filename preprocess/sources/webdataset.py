@@ -2,24 +2,21 @@
 
 import itertools
 import os
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from preprocess.errors import SourceError
 from preprocess.sources.class_names import class_infos, read_class_names
-from preprocess.sources.ledger import NO_IMAGE, NOT_AN_IMAGE, SECOND_IMAGE, Ledger
-from preprocess.sources.listing import MAX_LABEL, NOWHERE, ImageList, ImageListBuilder, Source
+from preprocess.sources.ledger import NO_IMAGE, NOT_AN_IMAGE, SECOND_IMAGE
+from preprocess.sources.listing import MAX_LABEL, NOWHERE, Source
 from preprocess.sources.member_names import is_download, is_image, is_system, splits_in
 from preprocess.sources.numbered import numbered_classes
 from preprocess.sources.options import Reading
 from preprocess.sources.shards import account, by_split, find_shards
 from preprocess.sources.storage import Storage, client_errors, open_storage
-from preprocess.sources.tar_index import index_tar
+from preprocess.sources.tar_index import TarIndex, index_tar, list_indexed
 from preprocess.sources.tar_reader import (
-    GZIP_SUFFIXES,
     TAR_SUFFIXES,
     TarSection,
     is_tar,
@@ -39,21 +36,11 @@ _PREFERRED = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Samples:
-    """The samples of one tar, in its order."""
-
-    path: str
-    names: list[bytes]
-    labels: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-    ledger: Ledger
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Place:
     """One member of a tar."""
 
+    number: int
+    """Of the files in the tar's index."""
     name: bytes
     offset: int
     size: int
@@ -105,12 +92,12 @@ def read(reading: Reading) -> Source:
     _check_twice(storage.root, [path for paths in used.values() for path in paths])
     names = read_class_names(storage, ledger)
     account(storage, ledger, itertools.chain(*used.values()))
-    found: dict[str, _Samples] = {}
+    found: dict[str, tuple[TarIndex, array[int]]] = {}
     sections = [whole_tar(storage, path) for paths in used.values() for path in paths]
-    for samples in reading.map_tasks(_index_samples, sections):
-        found[samples.path] = samples
-        ledger.add(samples.ledger)
-    splits = {str(split): _build([found[path] for path in paths]) for split, paths in used.items()}
+    for index, labels in reading.map_tasks(_index_samples, sections):
+        found[index.section.path] = index, labels
+        ledger.add(index.ledger)
+    splits = {str(split): list_indexed([found[path] for path in paths]) for split, paths in used.items()}
     class_ids = numbered_classes(splits, storage.root)
     return Source(
         layout=LAYOUT,
@@ -130,14 +117,14 @@ def _check_twice(root: str, paths: Sequence[str]) -> None:
         stems[stem] = path
 
 
-def _index_samples(section: TarSection) -> _Samples:
-    """Pairs each image with its label, wherever in the tar the two are. Runs in a task."""
+def _index_samples(section: TarSection) -> "tuple[TarIndex, array[int]]":
+    """The images of one tar and their labels, wherever in the tar the two are. Runs in a task."""
     index = index_tar(section)
     ledger = index.ledger
     images: list[_Place] = []
     labels: dict[bytes, _Place] = {}
-    for name, offset, size in index.members():
-        place = _Place(name=name, offset=offset, size=size)
+    for number, (name, offset, size) in enumerate(index.members()):
+        place = _Place(number=number, name=name, offset=offset, size=size)
         if is_image(os.fsdecode(name)):
             images.append(place)
         elif place.suffix == _LABEL_SUFFIX:
@@ -159,14 +146,8 @@ def _index_samples(section: TarSection) -> _Samples:
     ledger.read(len(used))
     number_of = _read_labels(section, used)
     chosen = [image for image in images if image in pairs]
-    return _Samples(
-        path=section.path,
-        names=[image.name for image in chosen],
-        labels=np.array([number_of[pairs[image]] for image in chosen], np.int32),
-        offsets=np.array([image.offset for image in chosen], np.int64),
-        sizes=np.array([image.size for image in chosen], np.int64),
-        ledger=ledger,
-    )
+    numbers = array("i", [number_of[pairs[image]] for image in chosen])
+    return index.take([image.number for image in chosen]), numbers
 
 
 def _pair(section: TarSection, images: Sequence[_Place], labels: Mapping[bytes, _Place]) -> dict[_Place, _Place]:
@@ -226,17 +207,3 @@ def _read_labels(section: TarSection, places: Iterable[_Place]) -> dict[_Place, 
                 )
             labels[place] = int(text)
     return labels
-
-
-def _build(tars: list[_Samples]) -> ImageList:
-    zipped = any(samples.path.lower().endswith(GZIP_SUFFIXES) for samples in tars)
-    builder = ImageListBuilder("stream" if zipped else "range")
-    for samples in tars:
-        builder.begin_container(samples.path)
-        if zipped and len(tars) > 1:
-            builder.begin_group()
-        prefix = f"{samples.path}/".encode()
-        columns = zip(samples.names, samples.labels, samples.offsets, samples.sizes, strict=True)
-        for name, label, offset, size in columns:
-            builder.add(prefix + name, int(label), int(size), int(offset))
-    return builder.build()
