@@ -1,6 +1,5 @@
 """Which image goes to which shard: one seeded shuffle of the listing, cut into slices."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,19 +25,15 @@ class PlannedShard:
 
 def plan_shards(source: Source, *, images_per_shard: int, seed: int) -> list[PlannedShard]:
     """Every shard of every split, in order. The same source, size and seed give the same plan."""
-    return [
-        PlannedShard(split=split, number=number, indices=indices)
-        for split_number, (split, images) in enumerate(source.splits.items())
-        for number, indices in enumerate(_slices(images, images_per_shard, seed, split_number))
-    ]
-
-
-def _slices(images: ImageList, images_per_shard: int, seed: int, stream: int) -> Iterator[npt.NDArray[np.int64]]:
-    order = shuffled_order(images, seed, stream)
-    for start in range(0, len(order), images_per_shard):
-        indices = order[start : start + images_per_shard]
-        # Within a large file a task reads forwards: disks and row groups want it so.
-        yield indices if images.access == "file" else np.sort(indices)
+    shards = []
+    for split_number, (split, images) in enumerate(source.splits.items()):
+        order = shuffled_order(images, seed, split_number)
+        for number, start in enumerate(range(0, len(order), images_per_shard)):
+            indices = order[start : start + images_per_shard]
+            # Within a large file a task reads forwards: disks and row groups want it so.
+            indices = indices if images.access == "file" else np.sort(indices)
+            shards.append(PlannedShard(split=split, number=number, indices=indices))
+    return shards
 
 
 def shuffled_order(images: ImageList, seed: int, stream: int) -> npt.NDArray[np.int64]:
