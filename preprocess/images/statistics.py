@@ -30,7 +30,6 @@ class StatisticsAccumulator:
         num_blocks = math.ceil(num_pixels / _BLOCK)
         self._side = side
         self._num_images = 0
-        self._num_recent = 0
         self._sum = np.zeros((3, side, side), np.uint64)
         self._products = np.zeros(len(_PAIRS), np.int64)
         # Zeros past the last pixel fill the last block and add nothing.
@@ -40,12 +39,11 @@ class StatisticsAccumulator:
 
     def add(self, planes: Sequence[npt.NDArray[np.uint8]]) -> None:
         """Adds one image: its red, green and blue, each uint8 [side, side]."""
-        if self._num_recent == _MAX_FLOAT_IMAGES:
+        if self._num_images % _MAX_FLOAT_IMAGES == 0:
             self._flush()
         for channel in range(3):
             self._planes[channel] = planes[channel].reshape(-1)
         np.add(self._recent_sum, self._planes, out=self._recent_sum)
-        self._num_recent += 1
         self._num_images += 1
         for index, (i, j) in enumerate(_PAIRS):
             self._products[index] += _exact_dot(self._blocks[i], self._blocks[j])
@@ -62,7 +60,6 @@ class StatisticsAccumulator:
     def _flush(self) -> None:
         self._sum += self._recent_sum.reshape(3, self._side, self._side).astype(np.uint64)
         self._recent_sum[...] = 0
-        self._num_recent = 0
 
 
 def _exact_dot(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> int:
