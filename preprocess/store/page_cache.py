@@ -92,15 +92,13 @@ def absent(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
         yield begin, end - begin
 
 
-def _merged(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _merged(extents: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Begin and end of runs of extents between which no whole page lies."""
-    run: tuple[int, int] | None = None
+    runs: list[tuple[int, int]] = []
     for offset, size_bytes in extents:
-        if run is not None and offset - run[1] < _PAGE_BYTES:
-            run = run[0], max(run[1], offset + size_bytes)
-            continue
-        if run is not None:
-            yield run
-        run = offset, offset + size_bytes
-    if run is not None:
-        yield run
+        if runs and offset - runs[-1][1] < _PAGE_BYTES:
+            begin, end = runs[-1]
+            runs[-1] = begin, max(end, offset + size_bytes)
+        else:
+            runs.append((offset, offset + size_bytes))
+    return runs
