@@ -1,5 +1,6 @@
 """CIFAR's binary batches, in ``cifar-10-binary.tar.gz`` as downloaded or in the folder that it unpacks to; 100 too."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -188,5 +189,5 @@ def _build(work: _Work, file_names: tuple[str, ...], labels: Mapping[str, npt.ND
         builder.begin_container(place.path)
         for number, label in enumerate(labels[file_name]):
             offset = place.offset + number * record_bytes + work.edition.label_bytes
-            builder.add(f"{place.name}/{number:05d}".encode(), int(label), IMAGE_BYTES, offset)
+            builder.add(os.fsencode(f"{place.name}/{number:05d}"), int(label), IMAGE_BYTES, offset)
     return builder.build()

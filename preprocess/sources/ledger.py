@@ -83,16 +83,15 @@ class Ledger:
         """``count`` of the members were read for the images, labels or names in them."""
         self.num_read += count
 
-    def pass_over(self, reason: str, name: str | bytes, *, found: bool = False) -> None:
+    def pass_over(self, reason: str, name: str, *, found: bool = False) -> None:
         """A member is not used; ``found``: nor was it counted before, as a folder is not."""
         self.num_found += found
         if name in self.used_paths:
             self.num_read += 1
             return
-        text = name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
         count, examples = self.passed_over.get(reason, (0, ()))
         if count < _MAX_EXAMPLES:
-            examples = (*examples, text)
+            examples = (*examples, name)
         self.passed_over[reason] = count + 1, examples
 
     def pass_over_all(self, reason: str, infos: Iterable[FileInfo]) -> None:

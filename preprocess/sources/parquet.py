@@ -196,7 +196,7 @@ def _build(files: list[_Rows]) -> ImageList:
     builder = ImageListBuilder("row")
     for rows in files:
         builder.begin_container(rows.path)
-        prefix = f"{rows.path}/".encode()
+        prefix = os.fsencode(f"{rows.path}/")
         first_rows = set(np.cumsum((0, *rows.group_sizes)).tolist())
         for row, name in enumerate(rows.names):
             if row in first_rows:

@@ -152,7 +152,7 @@ def images_of(index: TarIndex) -> TarIndex:
         if is_image(os.fsdecode(name)):
             kept.append(number)
         else:
-            index.ledger.pass_over(NOT_AN_IMAGE, f"{index.section.name}/".encode() + name)
+            index.ledger.pass_over(NOT_AN_IMAGE, f"{index.section.name}/{os.fsdecode(name)}")
     return index.take(kept)
 
 

@@ -188,8 +188,8 @@ def _shown(place: _Place) -> str:
     return f"{place.name!r} at byte {place.offset:,}"
 
 
-def _name_in(section: TarSection, place: _Place) -> bytes:
-    return f"{section.path}/".encode() + place.name
+def _name_in(section: TarSection, place: _Place) -> str:
+    return f"{section.path}/{os.fsdecode(place.name)}"
 
 
 def _read_labels(section: TarSection, places: Iterable[_Place]) -> dict[_Place, int]:
