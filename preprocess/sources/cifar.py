@@ -98,7 +98,7 @@ def read(reading: Reading) -> Source:
         raise SourceError(f"{storage.root}: expected {', '.join(needed)}, found no {missing}")
     for name, file in files.items():
         if name in needed:
-            ledger.read()
+            ledger.num_read += 1
         else:
             ledger.pass_over(OUTSIDE, file.name)
     if place:
@@ -106,7 +106,7 @@ def read(reading: Reading) -> Source:
     work = _Work(root=storage.root, files={name: files[name] for name in needed}, edition=edition)
     (columns,) = reading.map_tasks(_read_labels, [work])
     names, labels = columns
-    ledger.find(sum(len(column) for column in labels.values()))
+    ledger.num_found += sum(len(column) for column in labels.values())
     splits = {
         "train": _build(work, edition.train, labels),
         "val": _build(work, (edition.val,), labels),

@@ -144,10 +144,10 @@ def _list_tars(reading: Reading, infos: Sequence[FileInfo], class_ids: Sequence[
         if _is_class_tar(reading, info):
             label_of[info.path] = _label(reading, info, _class_of_tar(info.name), labels)
         elif info.path == VAL_TAR:
-            reading.ledger.read()
+            reading.ledger.num_read += 1
         else:
             reading.ledger.pass_over(NO_CLASS if is_image(info.name) else NOT_AN_IMAGE, info.path)
-    reading.ledger.read(len(label_of))
+    reading.ledger.num_read += len(label_of)
     sections = [whole_tar(reading.storage, path) for path in label_of]
     found: dict[str, TarIndex] = {}
     for index in reading.map_tasks(index_images, sections):

@@ -75,14 +75,6 @@ class Ledger:
         self.num_found += len(infos) - [info.kind for info in infos].count("folder")
         return kept
 
-    def find(self, count: int = 1) -> None:
-        """There are ``count`` members more than were known of."""
-        self.num_found += count
-
-    def read(self, count: int = 1) -> None:
-        """``count`` of the members were read for the images, labels or names in them."""
-        self.num_read += count
-
     def pass_over(self, reason: str, name: str, *, found: bool = False) -> None:
         """A member is not used; ``found``: nor was it counted before, as a folder is not."""
         self.num_found += found

@@ -103,7 +103,7 @@ def _class_sections(file: BinaryIO, whole: TarSection, ledger: Ledger) -> Iterat
     for member in iterate_members(file, whole):
         if member.isdir():
             continue
-        ledger.find()
+        ledger.num_found += 1
         if is_system_path(member.name):
             ledger.pass_over(SYSTEM, f"{whole.path}/{member.name}")
             continue
@@ -113,7 +113,7 @@ def _class_sections(file: BinaryIO, whole: TarSection, ledger: Ledger) -> Iterat
         if class_id in seen:
             raise SourceError(f"{where}: expected one tar for each class, found {seen[class_id]} and {member.name}")
         seen[class_id] = member.name
-        ledger.read()
+        ledger.num_read += 1
         yield TarSection(
             root=whole.root,
             path=whole.path,

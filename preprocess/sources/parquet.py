@@ -69,7 +69,7 @@ def read(reading: Reading) -> Source:
         found |= _index(reading, used["val"])
     file_names = read_class_names(storage, ledger)
     account(storage, ledger, itertools.chain(*used.values()))
-    ledger.find(sum(len(rows.names) for rows in found.values()))
+    ledger.num_found += sum(len(rows.names) for rows in found.values())
     splits = {split: _build([found[path] for path in paths]) for split, paths in used.items()}
     hub_names = _one_list_of_names(storage.root, found)
     class_ids = numbered_classes(splits, storage.root, num_named=len(hub_names) or None)

@@ -111,7 +111,7 @@ def index_section(file: BinaryIO, section: TarSection) -> TarIndex:
     for member in iterate_members(file, section):
         if member.isdir():
             continue
-        ledger.find()
+        ledger.num_found += 1
         name, where = _plain(member.name), f"{section.name}/{member.name}"
         if is_system_path(name):
             ledger.pass_over(SYSTEM, where)

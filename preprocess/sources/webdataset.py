@@ -143,7 +143,7 @@ def _index_samples(section: TarSection) -> "tuple[TarIndex, array[int]]":
     for label in labels.values():
         if label not in used:
             ledger.pass_over(NO_IMAGE, _name_in(section, label))
-    ledger.read(len(used))
+    ledger.num_read += len(used)
     number_of = _read_labels(section, used)
     chosen = [image for image in images if image in pairs]
     numbers = array("i", [number_of[pairs[image]] for image in chosen])
