@@ -108,15 +108,15 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise UnusableImageError(f"too many pixels: {error}") from None
-    except Exception as error:
-        if isinstance(error, UnidentifiedImageError):
-            if content.startswith(b"RIFF") and content[8:12] == b"WEBP" and "WEBP" not in readable_formats():
-                raise UnusableImageError(
-                    "a WebP image, and this Pillow was compiled without WebP: install libwebp-dev and compile it again"
-                ) from None
+    except UnidentifiedImageError:
+        if content.startswith(b"RIFF") and content[8:12] == b"WEBP" and "WEBP" not in readable_formats():
             raise UnusableImageError(
-                f"expected an image ({', '.join(readable_formats())}), found {_describe(content)}"
+                "a WebP image, and this Pillow was compiled without WebP: install libwebp-dev and compile it again"
             ) from None
+        raise UnusableImageError(
+            f"expected an image ({', '.join(readable_formats())}), found {_describe(content)}"
+        ) from None
+    except Exception as error:
         raise UnusableImageError(_damage(error)) from None
     width, height = image.size
     if width * height > max_pixels:
