@@ -31,13 +31,13 @@ def list_train(reading: Reading, folder: str) -> tuple[list[str], ImageList]:
     if class_ids:
         _check_level(reading, folder, [info for info in infos if info.is_folder])
         return class_ids, _list_folders(reading, infos, class_ids, folder)
-    class_ids = [_class_of_tar(info.name) for info in infos if _is_class_tar(reading, info)]
+    class_ids = sorted((_class_of_tar(info.name) for info in infos if _is_class_tar(reading, info)), key=os.fsencode)
     if not class_ids:
         found = next((f"{info.name}: {of_name(info.name)}" for info in infos if of_name(info.name)), "none")
         raise SourceError(f"{where}: expected a folder or a tar for each class, found {found}")
     if len(set(class_ids)) < len(class_ids):
         raise SourceError(f"{where}: expected one tar for each class, found one gzipped and one not")
-    return sorted(class_ids, key=os.fsencode), _list_tars(reading, infos, sorted(class_ids, key=os.fsencode))
+    return class_ids, _list_tars(reading, infos, class_ids)
 
 
 def list_val(reading: Reading, folder: str, class_ids: Sequence[str]) -> ImageList:
