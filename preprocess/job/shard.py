@@ -92,8 +92,7 @@ def make_shard(work: ShardWork) -> ShardOutcome:
     finished = read_sidecar(store, work.stem)
     if finished is not None and finished.key == key and not finished.lacks_unreadable:
         return _outcome(finished, Seconds())
-    with_statistics = work.split == STATISTICS_SPLIT
-    statistics = StatisticsAccumulator(work.image.side)
+    statistics = StatisticsAccumulator(work.image.side) if work.split == STATISTICS_SPLIT else None
     bad_images: list[BadImage] = []
     label_counts: Counter[int] = Counter()
     source_bytes = 0
@@ -117,7 +116,7 @@ def make_shard(work: ShardWork) -> ShardOutcome:
                 clock.lap("decode")
                 square = centre_square(decoded, work.image.side)
                 clock.lap("resize")
-                if with_statistics:
+                if statistics is not None:
                     statistics.add(planes_of(square))
                     clock.lap("statistics")
                 encoded = encode(square, work.image)
@@ -127,7 +126,7 @@ def make_shard(work: ShardWork) -> ShardOutcome:
                 clock.lap("write")
     finally:
         storage.close()
-    digest = write_partial(store, work.stem, statistics.result()) if with_statistics else None
+    digest = None if statistics is None else write_partial(store, work.stem, statistics.result())
     sidecar = Sidecar(
         key=key,
         shard=writer.info,
