@@ -15,14 +15,10 @@ def read_class_names(storage: Storage, ledger: Ledger) -> dict[str, str]:
     for path in NAME_FILES:
         if storage.size_of(path) is not None:
             ledger.used_paths.add(path)
-            return parse_class_names(storage.read(path, MOST_TEXT_BYTES).decode("utf-8-sig", "replace"))
+            text = storage.read(path, MOST_TEXT_BYTES).decode("utf-8-sig", "replace")
+            pairs = (line.split(maxsplit=1) for line in text.splitlines())
+            return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
     return {}
-
-
-def parse_class_names(text: str) -> dict[str, str]:
-    """Class id, white space, then its names, on each line."""
-    pairs = (line.split(maxsplit=1) for line in text.splitlines())
-    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
 def class_infos(class_ids: Sequence[str], names: Mapping[str, str]) -> tuple[ClassInfo, ...]:
