@@ -77,7 +77,9 @@ def read_source(root: str, options: SourceOptions, map_tasks: MapTasks, *, layou
     num_images = sum(len(images) for images in source.splits.values())
     passed_over = ledger.close(num_images, root)
     if not len(source.splits.get("train", ())):
-        raise SourceError(f"{root}: expected images of the training split, found none{_perhaps(storage, layout)}")
+        known = recognise(storage) if layout is None else None
+        hint = "" if known is None else f"; {known}"
+        raise SourceError(f"{root}: expected images of the training split, found none{hint}")
     notes = (*ledger.notes, *_notes_on_classes([info.id for info in source.classes], source.splits))
     return replace(source, num_members=ledger.num_found, passed_over=passed_over, notes=notes)
 
@@ -99,14 +101,6 @@ def _found_instead(storage: Storage) -> str:
         return "nothing"
     known = of_name(storage.root)
     return "a file: give the folder that holds it" if known is None else f"a file: {known}"
-
-
-def _perhaps(storage: Storage, layout: Layout | None) -> str:
-    """What a source looks like that is in no layout, or in none where it was sought."""
-    if layout is not None:
-        return ""
-    known = recognise(storage)
-    return "" if known is None else f"; {known}"
 
 
 def _notes_on_classes(class_ids: Sequence[str], splits: Mapping[str, ImageList]) -> list[str]:
