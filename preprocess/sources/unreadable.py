@@ -4,6 +4,7 @@ import re
 
 from preprocess.sources.member_names import is_system
 from preprocess.sources.storage import Storage
+from preprocess.store.format import MANIFEST_NAME, SHARDS_DIRECTORY
 
 # By a lower-case name. The first that fits is said.
 _FORMS = (
@@ -23,12 +24,11 @@ _FORMS = (
     (r"\.parquet$", "parquet files", "call them train-*.parquet, or put them into train/"),
     (r"-python\.tar\.gz$|^cifar-10-batches-py", "Python's pickles of CIFAR", "take cifar-10-binary.tar.gz"),
 )
-_STORE = "manifest.json"
 
 
 def recognise(storage: Storage) -> str | None:
     """What a source that is in no layout looks like, and what to do with it; None for what is not known."""
-    if storage.size_of(_STORE) is not None and storage.is_folder("shards"):
+    if storage.size_of(MANIFEST_NAME) is not None and storage.is_folder(SHARDS_DIRECTORY):
         return "a store, which preprocess wrote: give it to the loader"
     names = []
     for info in storage.list(""):
