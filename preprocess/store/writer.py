@@ -58,6 +58,9 @@ class ShardWriter:
     Raises OSError (``ENOSPC`` among them) when the file cannot be written; nothing is left behind then.
     """
 
+    info: ShardInfo
+    """The finished shard; only after the block has ended."""
+
     def __init__(self, store: Path, file: str) -> None:
         self._path = store / file
         self._file = file
@@ -65,7 +68,6 @@ class ShardWriter:
         self._pending: list[tuple[bytes, bytes]] = []
         self._content = ContentDigest()
         self._checksums: list[int] = []
-        self._info: ShardInfo | None = None
 
     def __enter__(self) -> Self:
         self._block = self._writing()
@@ -103,18 +105,12 @@ class ShardWriter:
                 self._pending += [(DIGESTS_KEY, digests.pack()), (NAMES_KEY, names)]
                 self._commit()
                 self._sync()
-        self._info = ShardInfo(
+        self.info = ShardInfo(
             file=self._file,
             num_images=len(self._names),
             size_bytes=self._path.stat().st_size,
             content_sha256=self._content.hexdigest(),
         )
-
-    @property
-    def info(self) -> ShardInfo:
-        """The finished shard; only after the block has ended."""
-        assert self._info is not None, "the shard is not finished"
-        return self._info
 
     def add(self, label: int, name: bytes, image: bytes) -> None:
         """Appends one record. ``name`` is where the image came from, and holds no NUL."""
