@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from pathlib import PurePosixPath
 from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO
 
@@ -45,13 +46,8 @@ class LocalStorage:
     def _leads_up(self, link: str) -> bool:
         """Whether a link leads to a folder on the way to it, itself reached by links perhaps: following never ends."""
         target = os.path.realpath(self._path(link))
-        folder = link
-        while folder:
-            folder = folder.rpartition("/")[0]
-            here = os.path.realpath(self._path(folder))
-            if os.path.commonpath([here, target]) == target:
-                return True
-        return False
+        folders = (os.path.realpath(self._path(str(folder))) for folder in PurePosixPath(link).parents)
+        return any(os.path.commonpath([folder, target]) == target for folder in folders)
 
     def is_folder(self, path: str) -> bool:
         return os.path.isdir(self._path(path))
