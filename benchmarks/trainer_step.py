@@ -35,8 +35,8 @@ from trainer.network.columns import BatchSlice, TwoColumns
 from trainer.network.merged import MergedColumns
 from trainer.optimizer import PaperUpdate
 from trainer.ranks import Ranks
-from trainer.recipes import CrossMapNorm, recipe_named
-from trainer.recipes.recipe import RecipeName
+from trainer.recipes import recipe_named
+from trainer.recipes.recipe import CrossMapNorm, RecipeName
 from trainer.recipes.schedule import ScheduleState, rates_at
 from trainer.step import ColumnsStep, step_for
 

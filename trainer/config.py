@@ -10,9 +10,9 @@ from loader_service.client import StreamSpec, View
 from loader_service.commands.connect import TARGET, ConnectConfig
 from loader_service.wire.addresses import check_metrics_listen
 from trainer.network.architecture import Ablation, RemovableLayer, resolve
-from trainer.recipes import Columns, Recipe, RecipeName, recipe_named
+from trainer.recipes import recipe_named
 from trainer.recipes.parts import Part, with_parts
-from trainer.recipes.recipe import Activation, Init
+from trainer.recipes.recipe import Activation, Columns, Init, Recipe, RecipeName
 from trainer.recipes.schedule import with_drops, with_epochs, with_rate
 
 ColourPca = Literal["recipe", "sqrt_eigenvalue", "unit_eigenvalue", "off"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer.recipes import Recipe
+from trainer.recipes.recipe import Recipe
 from trainer.recipes.schedule import Rates
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from trainer.network.architecture import Architecture, Layer
 from trainer.network.columns import TwoColumns
-from trainer.recipes import Operation
+from trainer.recipes.recipe import Operation
 
 
 class MergedNetwork(nn.Module):

@@ -11,8 +11,8 @@ from tests.trainer.conftest import CPU_PAIR, tiny_architecture
 from tests.trainer.merged import merged_copy
 from trainer.network.architecture import Ablation, Architecture, resolve
 from trainer.network.columns import BatchSlice, TwoColumns
-from trainer.recipes import Columns, recipe_named
-from trainer.recipes.recipe import Activation, RecipeName
+from trainer.recipes import recipe_named
+from trainer.recipes.recipe import Activation, Columns, RecipeName
 
 
 def images_like(network: TwoColumns, count: int = 3, seed: int = 1) -> Tensor:

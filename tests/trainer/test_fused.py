@@ -10,7 +10,8 @@ pytest.importorskip("triton", reason="Triton's interpreter is not installed")
 from trainer.data.centring import Centring
 from trainer.network import fused, lrn
 from trainer.optimizer import PaperUpdate
-from trainer.recipes import CONVNET2012, PAPER, CrossMapNorm, WithinMapNorm
+from trainer.recipes import CONVNET2012, PAPER
+from trainer.recipes.recipe import CrossMapNorm, WithinMapNorm
 from trainer.recipes.schedule import Rates
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

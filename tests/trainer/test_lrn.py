@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from trainer.network import lrn
 from trainer.network.lrn import cross_map_norm, within_map_norm
-from trainer.recipes import CONVNET2012, PAPER, CrossMapNorm, WithinMapNorm
+from trainer.recipes import CONVNET2012, PAPER
+from trainer.recipes.recipe import CrossMapNorm, WithinMapNorm
 
 
 def looped_cross_map(a: Tensor, norm: CrossMapNorm) -> Tensor:

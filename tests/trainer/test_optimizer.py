@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from trainer.optimizer import PaperUpdate, rate_kind
-from trainer.recipes import CONVNET2012, PAPER, Recipe
+from trainer.recipes import CONVNET2012, PAPER
+from trainer.recipes.recipe import Recipe
 from trainer.recipes.schedule import Rates
 
 NAMES = ("columns.0.conv1.weight", "columns.0.conv1.bias", "columns.1.fc6.weight", "classifier.fc8.bias")

@@ -19,7 +19,8 @@ from trainer.data.crops import centre_crop, default_crop
 from trainer.errors import CheckpointError, TrainerError
 from trainer.network.architecture import Ablation, Architecture, resolve
 from trainer.network.columns import TwoColumns
-from trainer.recipes import RecipeName, recipe_named
+from trainer.recipes import recipe_named
+from trainer.recipes.recipe import RecipeName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from trainer.recipes import Columns, ConvLayer, CrossMapNorm, Operation, Pooling, Recipe, WithinMapNorm
 from trainer.recipes.parts import Part, with_parts
-from trainer.recipes.recipe import Activation
+from trainer.recipes.recipe import (
+    Activation,
+    Columns,
+    ConvLayer,
+    CrossMapNorm,
+    Operation,
+    Pooling,
+    Recipe,
+    WithinMapNorm,
+)
 
 RemovableLayer = Literal["conv3", "conv4", "fc6", "fc7"]
 """[P] 7: "removing any of the middle layers" - those whose removal leaves a network that still fits together."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from commandline import one_line, write_line
 from trainer.network import lrn
-from trainer.recipes import CrossMapNorm, WithinMapNorm
+from trainer.recipes.recipe import CrossMapNorm, WithinMapNorm
 
 VALUES = 2048
 """Values that one program of a kernel computes."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.recipes import CrossMapNorm, WithinMapNorm
+from trainer.recipes.recipe import CrossMapNorm, WithinMapNorm
 
 SLAB_BYTES = 1 << 22
 """Input bytes that one slab holds on a CPU: smaller ones spend their time handing work to threads, larger ones leave

@@ -3,37 +3,9 @@
 from trainer.recipes.cifar10 import CIFAR10
 from trainer.recipes.convnet2012 import CONVNET2012
 from trainer.recipes.paper import PAPER
-from trainer.recipes.recipe import (
-    Columns,
-    ConvLayer,
-    CrossMapNorm,
-    FullLayer,
-    Milestones,
-    Operation,
-    Plateau,
-    Pooling,
-    Recipe,
-    RecipeName,
-    WithinMapNorm,
-)
+from trainer.recipes.recipe import Recipe, RecipeName
 
-__all__ = [
-    "CIFAR10",
-    "CONVNET2012",
-    "PAPER",
-    "Columns",
-    "ConvLayer",
-    "CrossMapNorm",
-    "FullLayer",
-    "Milestones",
-    "Operation",
-    "Plateau",
-    "Pooling",
-    "Recipe",
-    "RecipeName",
-    "WithinMapNorm",
-    "recipe_named",
-]
+__all__ = ["CIFAR10", "CONVNET2012", "PAPER", "recipe_named"]
 
 
 def recipe_named(name: RecipeName) -> Recipe:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from trainer.recipes import Milestones, Plateau, Recipe
+from trainer.recipes.recipe import Milestones, Plateau, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

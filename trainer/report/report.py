@@ -19,7 +19,7 @@ from trainer.evaluate import CROPS_IN_WORDS, Evaluation, evaluate_loaded
 from trainer.monitor.metrics import EpochPoint, TrainPoint, read_points
 from trainer.monitor.run_record import read_record
 from trainer.network.describe import describe_architecture
-from trainer.recipes import RecipeName
+from trainer.recipes.recipe import RecipeName
 from trainer.report.cards import cards
 from trainer.report.charts import error_chart, loss_chart, speed_chart, wait_chart
 from trainer.report.gallery import BATCH_SIZE, Exhibit, Worst, collect
