@@ -144,20 +144,13 @@ def seed_of(seed: int, use: str) -> int:
 
 def _stages(architecture: Architecture) -> tuple[tuple[Stage, ...], Stage]:
     """The layers cut wherever columns exchange or drop out, and the stage of fc8 by itself."""
-    *layers, last = architecture.layers
     stages: list[Stage] = []
-    names: list[str] = []
-    reads_both = False
+    *layers, last = architecture.layers
     for layer in layers:
-        if layer.reads_both and names:
-            stages.append(Stage(names=tuple(names), reads_both=reads_both, drops=False))
-            names = []
-        if not names:
-            reads_both = layer.reads_both
-        names.append(layer.name)
-        if "dropout" in layer.operations:
-            stages.append(Stage(names=tuple(names), reads_both=reads_both, drops=True))
-            names = []
-    if names:
-        stages.append(Stage(names=tuple(names), reads_both=reads_both, drops=False))
+        drops = "dropout" in layer.operations
+        if not stages or layer.reads_both or stages[-1].drops:
+            stages.append(Stage(names=(layer.name,), reads_both=layer.reads_both, drops=drops))
+        else:
+            names = (*stages[-1].names, layer.name)
+            stages[-1] = Stage(names=names, reads_both=stages[-1].reads_both, drops=drops)
     return tuple(stages), Stage(names=(last.name,), reads_both=last.reads_both, drops=False)
