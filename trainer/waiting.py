@@ -1,11 +1,10 @@
 """Waiting for something that a stop signal need not wait for."""
 
-import queue
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from commandline.stopping import StopRequests
+from trainer.checkpoint.background import Background
 from trainer.errors import Stopped
 
 T = TypeVar("T")
@@ -18,19 +17,11 @@ def unless_stopped(action: Callable[[], T], stop: StopRequests) -> T:
 
     The thread is then left to end with the process, which is about to.
     """
-    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answers.put((action(), None))
-        except BaseException as error:
-            answers.put((None, error))
-
-    threading.Thread(target=run, name="unless-stopped", daemon=True).start()
-    while answers.empty():
+    answers: list[T] = []
+    asking = Background()
+    asking.start(lambda: answers.append(action()))
+    while asking.is_busy:
         if stop.wait(LOOK_S):
             raise Stopped("a signal asked to stop")
-    result, failure = answers.get()
-    if failure is not None:
-        raise failure
-    return result  # type: ignore[return-value]
+    asking.finish()
+    return answers[0]
