@@ -28,7 +28,7 @@ from trainer.network.columns import TwoColumns
 from trainer.network.describe import describe_architecture
 from trainer.optimizer import PaperUpdate
 from trainer.ranks import Ranks, joined_ranks, local_rank
-from trainer.recipes.schedule import ScheduleState, after_epoch, colour_phases, is_better, rates_at
+from trainer.recipes.schedule import ScheduleState, after_epoch, colour_end, colour_std_at, is_better, rates_at
 from trainer.report.curve import CurveWriter
 from trainer.report.epoch_line import epoch_line
 from trainer.step import step_for
@@ -179,8 +179,8 @@ class Run:
         if self.state.step == self.steps_per_epoch:  # stopped between an epoch's last step and its validation
             self._end_epoch()
         while not self.state.schedule.finished and self.state.epoch < self.recipe.schedule.end_epoch:
-            _, end, colour_std = colour_phases(self.recipe, self.state.epoch)[0]
-            self._train_phase(end, colour_std, progress)
+            colour_std = colour_std_at(self.recipe, self.state.epoch)
+            self._train_phase(colour_end(self.recipe, self.state.epoch), colour_std, progress)
 
     def _train_phase(self, end_epoch: int, colour_std: float, progress: Progress) -> None:
         """Trains up to ``end_epoch`` from one stream: a stream has one deviation of the colour draw."""

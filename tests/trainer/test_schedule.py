@@ -6,7 +6,7 @@ from trainer.recipes import CONVNET2012, PAPER
 from trainer.recipes.schedule import (
     ScheduleState,
     after_epoch,
-    colour_phases,
+    colour_end,
     colour_std_at,
     rates_at,
     with_drops,
@@ -70,9 +70,9 @@ def test_milestones_end_at_91_whatever_the_error() -> None:
     assert after_epoch(CONVNET2012, 90, ScheduleState(), 0.5).finished
 
 
-def test_colour_phases_cover_the_rest_of_the_run() -> None:
-    assert colour_phases(CONVNET2012, 3) == [(3, 67, 0.1), (67, 91, 0.0)]
-    assert colour_phases(PAPER, 0) == [(0, 90, 0.1)]
+def test_one_deviation_of_the_colour_draw_lasts_until_the_next_or_the_end() -> None:
+    assert [colour_end(CONVNET2012, epoch) for epoch in (3, 66, 67, 90)] == [67, 67, 91, 91]
+    assert colour_end(PAPER, 0) == 90
 
 
 def test_other_lengths_rates_and_drops() -> None:

@@ -52,16 +52,10 @@ def colour_std_at(recipe: Recipe, epoch: int) -> float:
     return recipe.colour_std
 
 
-def colour_phases(recipe: Recipe, first_epoch: int) -> list[tuple[int, int, float]]:
-    """``(begin, end, colour_std)`` runs of epochs [begin, end) from ``first_epoch`` to the recipe's last."""
-    phases: list[tuple[int, int, float]] = []
-    for epoch in range(first_epoch, recipe.schedule.end_epoch):
-        std = colour_std_at(recipe, epoch)
-        if phases and phases[-1][2] == std:
-            phases[-1] = (phases[-1][0], epoch + 1, std)
-        else:
-            phases.append((epoch, epoch + 1, std))
-    return phases
+def colour_end(recipe: Recipe, epoch: int) -> int:
+    """The first epoch after ``epoch`` whose colour draw has another deviation, or the recipe's end."""
+    std, end = colour_std_at(recipe, epoch), recipe.schedule.end_epoch
+    return next((later for later in range(epoch, end) if colour_std_at(recipe, later) != std), end)
 
 
 def after_epoch(recipe: Recipe, epoch: int, state: ScheduleState, validation_error: float) -> ScheduleState:

@@ -17,7 +17,7 @@ from trainer.data.crops import default_crop
 from trainer.errors import TrainerError
 from trainer.monitor.metrics import METRICS_NAME, EpochPoint, TrainPoint, read_points
 from trainer.monitor.run_record import options_of, read_record
-from trainer.recipes.schedule import colour_phases
+from trainer.recipes.schedule import colour_std_at
 from trainer.report.charts import error_chart, loss_chart, speed_chart, wait_chart
 from trainer.report.pictures import data_uri, filter_figures, thumbnails
 from trainer.watch.config import WatchConfig
@@ -123,7 +123,7 @@ class RunView:
             self._client = LoaderClient(connect.target, patience)
         description = self._client.describe()
         crop = options.crop or default_crop(description.image_side)
-        _, _, colour_std = colour_phases(options.resolved_recipe, point.epoch)[0]
+        colour_std = colour_std_at(options.resolved_recipe, point.epoch)
         share = max(options.batch_size // NUM_CROPS, 1)
         spec = options.stream_spec(crop, colour_std, rank=0, world_size=share)
         with self._client.stream(spec, epoch=point.epoch, step=point.step - 1) as stream:
