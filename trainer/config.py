@@ -9,7 +9,7 @@ from commandline import check_options, option, required
 from loader_service.client import StreamSpec, View
 from loader_service.commands.connect import TARGET, ConnectConfig
 from loader_service.wire.addresses import check_metrics_listen
-from trainer.network.architecture import Ablation, RemovableLayer, resolve
+from trainer.network.architecture import Ablation, Architecture, RemovableLayer, resolve
 from trainer.recipes import recipe_named
 from trainer.recipes.parts import Part, with_parts
 from trainer.recipes.recipe import Activation, Columns, Init, Recipe, RecipeName
@@ -45,21 +45,17 @@ class NetworkConfig(ConnectConfig):
 
     @property
     def ablation(self) -> Ablation:
-        return Ablation(
-            activation=self.activation,
-            lrn=self.lrn,
-            overlapping_pooling=self.overlapping_pooling,
-            columns=self.columns,
-            dropout=self.dropout,
-            without_layer=self.without_layer,
-            parts_of_2012=self.parts_of_2012,
-        )
+        return Ablation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Ablation)})
+
+    def architecture(self, *, crop: int, num_classes: int) -> Architecture:
+        """The layers that these options make. Raises ValueError when they make no network."""
+        recipe = recipe_named(self.recipe)
+        return resolve(recipe, crop=crop, num_classes=num_classes, width=self.width, ablation=self.ablation)
 
     def check_network(self, num_classes: int = 1000) -> None:
-        """Raises ValueError when these options make no network."""
+        """Raises ValueError, by the option's name, when these options make no network."""
         try:
-            recipe = recipe_named(self.recipe)
-            resolve(recipe, crop=self.crop or 224, num_classes=num_classes, width=self.width, ablation=self.ablation)
+            self.architecture(crop=self.crop or 224, num_classes=num_classes)
         except ValueError as error:
             raise ValueError(f"--{error}") from None
 

@@ -4,9 +4,7 @@ from loader_service.client import LoaderClient
 from trainer.config import DescribeConfig
 from trainer.data.crops import default_crop
 from trainer.errors import TrainerError
-from trainer.network.architecture import resolve
 from trainer.network.describe import describe_architecture
-from trainer.recipes import recipe_named
 
 
 def run_describe(config: DescribeConfig) -> None:
@@ -17,12 +15,8 @@ def run_describe(config: DescribeConfig) -> None:
             description = client.describe()
         image_side, num_classes = description.image_side, len(description.classes)
     try:
-        architecture = resolve(
-            recipe_named(config.recipe),
-            crop=config.crop or default_crop(image_side),
-            num_classes=config.num_classes or num_classes,
-            width=config.width,
-            ablation=config.ablation,
+        architecture = config.architecture(
+            crop=config.crop or default_crop(image_side), num_classes=config.num_classes or num_classes
         )
     except ValueError as error:
         raise TrainerError(f"the store's images make no network: {error}") from None
