@@ -13,7 +13,6 @@ import torch
 from loader_service.client import LoaderClient
 from trainer.experiments.estimates import Estimate
 from trainer.monitor.metrics import EpochPoint
-from trainer.report.charts import Line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,29 +100,14 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chart:
-    """One picture of curves."""
-
-    title: str
-    x_label: str
-    lines: tuple[Line, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the page: a heading and HTML."""
-
-    title: str
-    body: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Conclusion:
     """What the page shows beside the runs."""
 
     rows: tuple[Row, ...] = ()
-    charts: tuple[Chart, ...] = ()
-    sections: tuple[Section, ...] = ()
+    charts: tuple[str, ...] = ()
+    """As SVG: see trainer.report.charts."""
+    sections: tuple[str, ...] = ()
+    """As HTML: see trainer.report.markup."""
 
 
 @dataclass(frozen=True, kw_only=True)

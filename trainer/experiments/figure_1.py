@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from trainer.experiments.config import ExperimentConfig
 from trainer.experiments.estimates import Estimate, ratio_of
-from trainer.experiments.experiment import Arm, Chart, Conclusion, Experiment, Outcome, Results, Row
+from trainer.experiments.experiment import Arm, Conclusion, Experiment, Outcome, Results, Row
 from trainer.monitor.metrics import EpochPoint
 from trainer.recipes.recipe import Activation
-from trainer.report.charts import Line
+from trainer.report.charts import Line, line_chart
 
 GOAL = 0.25
 """Training error, as a fraction: the dashed line of [P] figure 1."""
@@ -106,9 +106,7 @@ def _conclude(results: Results, arms: Sequence[Arm]) -> Conclusion:
         runs="; ".join(f"{name}: {_epochs_in_words(reached[unit])}" for unit, name in names.items()),
         different="the network and its rates: those of the figure were not released",
     )
-    return Conclusion(
-        rows=(row,), charts=(Chart(title="Training error, %", x_label="epoch", lines=_lines(runs, names)),)
-    )
+    return Conclusion(rows=(row,), charts=(line_chart("Training error, %", "epoch", _lines(runs, names)),))
 
 
 def _ratio(

@@ -6,7 +6,8 @@ from torch import Tensor
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network
 from trainer.experiments.config import ExperimentConfig
 from trainer.experiments.estimates import Estimate
-from trainer.experiments.experiment import Conclusion, Evidence, Experiment, Row, Section
+from trainer.experiments.experiment import Conclusion, Evidence, Experiment, Row
+from trainer.report.markup import section
 from trainer.report.pictures import filter_figures
 
 NUM_DRAWS = 10_000
@@ -48,7 +49,7 @@ def _conclude(evidence: Evidence) -> Conclusion:
     networks = [load_network(path, evidence.devices) for path in evidence.checkpoints]
     return Conclusion(
         rows=tuple(row for network in networks if (row := _row(network)) is not None),
-        sections=tuple(Section(title=str(each.path), body=filter_figures(each.snapshot.weights)) for each in networks),
+        sections=tuple(section(str(each.path), filter_figures(each.snapshot.weights)) for each in networks),
     )
 
 

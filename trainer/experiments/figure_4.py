@@ -1,15 +1,15 @@
 """Figure 4: best guesses, and the nearest training images among all of them, with the names that they had."""
 
-import html
 from collections.abc import Iterator, Sequence
 
 from loader_service.client import LoaderClient
 from trainer.checkpoint.saved_network import load_network, refuse_others
 from trainer.errors import TrainerError
 from trainer.experiments.config import ExperimentConfig
-from trainer.experiments.experiment import Conclusion, Evidence, Experiment, Section
+from trainer.experiments.experiment import Conclusion, Evidence, Experiment
 from trainer.report.cards import cards
 from trainer.report.gallery import Exhibit, collect
+from trainer.report.markup import section, table
 
 
 def figure_4(config: ExperimentConfig) -> Experiment:
@@ -35,9 +35,7 @@ def figure_4(config: ExperimentConfig) -> Experiment:
     )
 
 
-def _sections(
-    config: ExperimentConfig, evidence: Evidence, client: LoaderClient, num_searched: int
-) -> Iterator[Section]:
+def _sections(config: ExperimentConfig, evidence: Evidence, client: LoaderClient, num_searched: int) -> Iterator[str]:
     for path in evidence.checkpoints:
         loaded = load_network(path, evidence.devices)
         refuse_others([loaded], client.describe())
@@ -45,7 +43,7 @@ def _sections(
             loaded, client, split=config.split, train_split=config.train_split, num_searched=num_searched
         )
         shown = cards(exhibits, loaded.plan.classes, split=config.split, names={})
-        yield Section(title=str(loaded.path), body=shown + _names(exhibits, client, config))
+        yield section(str(loaded.path), shown + _names(exhibits, client, config))
 
 
 def _names(exhibits: Sequence[Exhibit], client: LoaderClient, config: ExperimentConfig) -> str:
@@ -57,5 +55,5 @@ def _names(exhibits: Sequence[Exhibit], client: LoaderClient, config: Experiment
         near = ", ".join(
             f"{other} ({each.distance:.1f})" for other, each in zip(theirs, exhibit.neighbours, strict=True)
         )
-        rows.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(near)}</td></tr>")
-    return f"<table><tr><th>image</th><th>nearest training images (distance)</th></tr>{''.join(rows)}</table>"
+        rows.append((name, near))
+    return table(("image", "nearest training images (distance)"), rows)

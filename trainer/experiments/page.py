@@ -7,8 +7,8 @@ from pathlib import Path
 
 from commandline.files import write_whole
 from trainer.experiments.experiment import Conclusion, Experiment, Outcome, Row
-from trainer.report.charts import line_chart, stacked
-from trainer.report.style import STYLE
+from trainer.report.charts import stacked
+from trainer.report.markup import html_page, section, table
 
 PAGE_NAME, TABLE_NAME, JSON_NAME, PICTURE_NAME = "page.html", "table.md", "table.json", "picture.svg"
 _HEADER = ("claim", "source", "paper", "ours", "sign", "runs", "what was different")
@@ -19,15 +19,14 @@ def write_page(
     out: Path, experiment: Experiment, conclusion: Conclusion, outcomes: Sequence[Outcome], notes: Sequence[str]
 ) -> Path:
     """Writes the four, each whole; returns the page's path. ``notes`` are sentences about how the runs were made."""
-    charts = [line_chart(chart.title, chart.x_label, chart.lines) for chart in conclusion.charts]
-    if charts:
-        write_whole(out / PICTURE_NAME, stacked(charts))
+    if conclusion.charts:
+        write_whole(out / PICTURE_NAME, stacked(conclusion.charts))
     rows, runs = [_cells(row) for row in conclusion.rows], [_run_cells(outcome) for outcome in outcomes]
     write_whole(
         out / TABLE_NAME, "\n".join([_markdown(_HEADER, rows), *([_markdown(_RUN_HEADER, runs)] if runs else [])])
     )
     write_whole(out / JSON_NAME, json.dumps(_document(experiment, conclusion, outcomes), indent=1))
-    write_whole(out / PAGE_NAME, _page(experiment, conclusion, charts, rows, runs, notes))
+    write_whole(out / PAGE_NAME, _page(experiment, conclusion, rows, runs, notes))
     return out / PAGE_NAME
 
 
@@ -85,37 +84,22 @@ def _document(experiment: Experiment, conclusion: Conclusion, outcomes: Sequence
 def _page(
     experiment: Experiment,
     conclusion: Conclusion,
-    charts: Sequence[str],
     rows: Sequence[Sequence[str]],
     runs: Sequence[Sequence[str]],
     notes: Sequence[str],
 ) -> str:
-    paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in experiment.about)
-    sections = [f"<header><h1>{html.escape(experiment.title)}</h1>{paragraphs}</header>"]
+    sections: list[str] = []
     if rows:
-        sections.append(_section("What was claimed, and what was found", _table(_HEADER, rows)))
-    if charts:
-        sections.append(_section("Curves", f"<div class=charts>{''.join(charts)}</div>"))
-    sections += [_section(section.title, section.body) for section in conclusion.sections]
-    made = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+        sections.append(section("What was claimed, and what was found", table(_HEADER, rows)))
+    if conclusion.charts:
+        sections.append(section("Curves", f"<div class=charts>{''.join(conclusion.charts)}</div>"))
+    sections += conclusion.sections
     if runs:
-        sections.append(_section("Runs", _table(_RUN_HEADER, runs)))
-    if made:
-        sections.append(_section("How it was made", made))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(experiment.title)}</title><style>{STYLE}</style></head>\n<body>"
-        + "\n".join(sections)
-        + "</body></html>\n"
-    )
+        sections.append(section("Runs", table(_RUN_HEADER, runs)))
+    if notes:
+        sections.append(section("How it was made", _paragraphs(notes)))
+    return html_page(experiment.title, _paragraphs(experiment.about), sections)
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in header)]
-    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+def _paragraphs(texts: Sequence[str]) -> str:
+    return "".join(f"<p>{html.escape(text)}</p>" for text in texts)

@@ -23,8 +23,8 @@ from trainer.recipes.recipe import RecipeName
 from trainer.report.cards import cards
 from trainer.report.charts import error_chart, loss_chart, speed_chart, wait_chart
 from trainer.report.gallery import BATCH_SIZE, Exhibit, Worst, collect
+from trainer.report.markup import html_page, section, tiles
 from trainer.report.pictures import filter_figures
-from trainer.report.style import STYLE
 
 REPORT_NAME = "report.html"
 PUBLISHED: Mapping[RecipeName, tuple[float, float, str]] = {
@@ -113,31 +113,25 @@ def page(
 ) -> str:
     """The whole page as HTML text."""
     record = read_record(run_dir)
-    title = f"AlexNet, {html.escape(run_dir.resolve().name)}"
     sections = [
-        f"<header><h1>{title}</h1>{_summary(loaded, train, epochs, record)}</header>",
-        _section("Loss and errors", f"<div class=charts>{loss_chart(train, epochs)}{error_chart(train, epochs)}</div>"),
+        section("Loss and errors", f"<div class=charts>{loss_chart(train, epochs)}{error_chart(train, epochs)}</div>"),
     ]
     if findings is not None:
-        sections.append(_section("Beside the published numbers", _beside_published(loaded, findings)))
-    sections.append(_section("The first layer's filters", filter_figures(loaded.snapshot.weights)))
+        sections.append(section("Beside the published numbers", _beside_published(loaded, findings)))
+    sections.append(section("The first layer's filters", filter_figures(loaded.snapshot.weights)))
     if findings is not None:
         classes, split, names = loaded.plan.classes, findings.split, findings.names
         searched = f"<p>Neighbours by fc7 distance, among {findings.num_searched:,} training images.</p>"
         sections += [
-            _section("What it sees", searched + cards(findings.examples, classes, split=split, names=names)),
-            _section("Where it is most wrong", cards(findings.worst, classes, split=split, names=names)),
+            section("What it sees", searched + cards(findings.examples, classes, split=split, names=names)),
+            section("Where it is most wrong", cards(findings.worst, classes, split=split, names=names)),
         ]
     sections += [
-        _section("Speed", f"<div class=charts>{speed_chart(train, epochs)}{wait_chart(train)}</div>"),
-        _section("Network", f"<pre>{html.escape(describe_architecture(loaded.plan.architecture()))}</pre>"),
-        _section("Run", _record_tables(record)),
+        section("Speed", f"<div class=charts>{speed_chart(train, epochs)}{wait_chart(train)}</div>"),
+        section("Network", f"<pre>{html.escape(describe_architecture(loaded.plan.architecture()))}</pre>"),
+        section("Run", _record_tables(record)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>" + "\n".join(sections) + "</body></html>\n"
-    )
+    return html_page(f"AlexNet, {run_dir.resolve().name}", _summary(loaded, train, epochs, record), sections)
 
 
 def _beside_published(loaded: LoadedNetwork, findings: Findings) -> str:
@@ -161,10 +155,6 @@ def _beside_published(loaded: LoadedNetwork, findings: Findings) -> str:
     return f"<table><tr><th></th><th>top-1 error</th><th>top-5 error</th><th>of</th></tr>{cells}</table>"
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
-
-
 def _summary(
     loaded: LoadedNetwork, train: Sequence[TrainPoint], epochs: Sequence[EpochPoint], record: dict[str, Any]
 ) -> str:
@@ -172,12 +162,14 @@ def _summary(
     waits = sorted(point.data_wait for point in train)
     measured = [e for e in epochs if e.validation_top1_error is not None and math.isfinite(e.validation_top1_error)]
     best = min(measured, key=lambda e: e.validation_top1_error or 0.0, default=None)
-    tiles = []
+    figures = []
     for name, point in (("best", best), ("last", measured[-1] if measured else None)):
         if point is not None and point.validation_top1_error is not None and point.validation_top5_error is not None:
             text = f"{name} epoch's errors, centre crop: top-1 / top-5 (epoch {point.epoch + 1})"
-            tiles.append((f"{100 * point.validation_top1_error:.1f} / {100 * point.validation_top5_error:.1f} %", text))
-    tiles += [
+            figures.append(
+                (f"{100 * point.validation_top1_error:.1f} / {100 * point.validation_top5_error:.1f} %", text)
+            )
+    figures += [
         (f"{len(epochs)}", "epochs"),
         (f"{speeds[len(speeds) // 2]:,.0f}", "images/s (median)"),
         (f"{100 * waits[len(waits) // 2]:.0f} %", "of the time without data (median)"),
@@ -186,8 +178,7 @@ def _summary(
     recipe = f"Recipe {loaded.plan.recipe}, checkpoint {loaded.path.name} of step {loaded.snapshot.global_step:,}."
     store = record.get("store", {}).get("fingerprint", "")
     store_text = f" Store {html.escape(store[:12])}." if store else ""
-    body = "".join(f"<div class=tile><b>{value}</b><span>{html.escape(text)}</span></div>" for value, text in tiles)
-    return f"<p>{html.escape(recipe)}{store_text}</p><div class=tiles>{body}</div>"
+    return f"<p>{html.escape(recipe)}{store_text}</p>{tiles(figures)}"
 
 
 def _record_tables(record: dict[str, Any]) -> str:

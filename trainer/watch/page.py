@@ -1,10 +1,9 @@
 """The page that follows a run: sections that are asked for again and again, and shown anew when they have changed."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.report.style import STYLE
+from trainer.report.markup import html_page, section
 from trainer.watch.view import Section
 
 _STYLE = """
@@ -43,16 +42,11 @@ for (const place of document.querySelectorAll("[data-every]")) {
 
 def page(run_dir: Path, sections: Sequence[Section]) -> str:
     """The whole page as HTML text, its sections still empty."""
-    title = f"AlexNet, {html.escape(run_dir.resolve().name)}"
-    places = "".join(
-        f"<section><h2>{section.heading}</h2><div id={section.name} data-every={section.every_s}></div></section>\n"
-        for section in sections
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{title}</title><style>{STYLE}{_STYLE}</style></head>\n'
-        f"<body><header><h1>{title}</h1></header>\n"
-        "<p id=lost role=status>No answer from <code>alexnet-trainer watch</code>: this is what was last known.</p>\n"
-        f"{places}<script>{_SCRIPT}</script></body></html>\n"
-    )
+    lost = "No answer from <code>alexnet-trainer watch</code>: this is what was last known."
+    parts = [
+        f"<p id=lost role=status>{lost}</p>",
+        *(section(each.heading, f"<div id={each.name} data-every={each.every_s}></div>") for each in sections),
+        f"<script>{_SCRIPT}</script>",
+    ]
+    title, icon = f"AlexNet, {run_dir.resolve().name}", '<link rel="icon" href="data:,">'
+    return html_page(title, "", parts, head=icon, style=_STYLE)

@@ -19,6 +19,7 @@ from trainer.monitor.metrics import METRICS_NAME, EpochPoint, TrainPoint, read_p
 from trainer.monitor.run_record import options_of, read_record
 from trainer.recipes.schedule import colour_std_at
 from trainer.report.charts import error_chart, loss_chart, speed_chart, wait_chart
+from trainer.report.markup import tiles
 from trainer.report.pictures import data_uri, filter_figures, thumbnails
 from trainer.watch.config import WatchConfig
 from trainer.watch.loaders import LoaderTable
@@ -77,7 +78,7 @@ class RunView:
         train, epochs = self._points()
         last, options = train[-1], options_of(read_record(self._run_dir))
         of = f" of {options.resolved_recipe.schedule.end_epoch}" if options else ""
-        tiles = [
+        figures = [
             (f"{last.epoch + 1}{of}", f"epoch; step {last.step:,}, {last.global_step:,} in all"),
             (f"{last.loss:.3f}", f"training loss, top-1 error {100 * last.top1_error:.1f} %"),
             *_validation_tiles(epochs),
@@ -85,10 +86,9 @@ class RunView:
             (f"{100 * last.data_wait:.0f} %", "of the time without data"),
             (f"{last.rate:g}", "learning rate"),
         ]
-        body = "".join(f"<div class=tile><b>{value}</b><span>{text}</span></div>" for value, text in tiles)
         silent_s = time.time() - (self._run_dir / METRICS_NAME).stat().st_mtime
         quiet = f"<p class=soft>Nothing new for {silent_s / 60:.0f} minutes.</p>" if silent_s >= 60 else ""
-        return f"{quiet}<div class=tiles>{body}</div>"
+        return quiet + tiles(figures)
 
     def _curves(self) -> str:
         train, epochs = self._points()
