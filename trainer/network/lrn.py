@@ -48,7 +48,7 @@ class _CrossMapNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, k: float, reach: int, alpha: float, beta: float) -> Tensor:
-        b, power = torch.empty_like(a), torch.empty_like(a, dtype=_working_dtype(a))
+        b, power = torch.empty_like(a), torch.empty_like(a, dtype=torch.promote_types(a.dtype, torch.float32))
         for a_slab, b_slab, p in zip(*_slabs(a, b, power), strict=True):
             exact = a_slab.to(power.dtype)
             s = _window_sum(exact * exact, reach).mul_(alpha).add_(k)
@@ -71,10 +71,6 @@ class _CrossMapNorm(torch.autograd.Function):
             through_window = _window_sum(p.pow(1.0 / beta).mul_(direct).mul_(exact), reach).mul_(exact)
             r_slab.copy_(direct.sub_(through_window, alpha=2.0 * alpha * beta))
         return result, None, None, None, None
-
-
-def _working_dtype(a: Tensor) -> torch.dtype:
-    return torch.float32 if a.dtype in (torch.float16, torch.bfloat16) else a.dtype
 
 
 def _slabs(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
