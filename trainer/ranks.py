@@ -40,7 +40,6 @@ class Ranks:
     """
 
     rank: int = 0
-    local_rank: int = 0
     world_size: int = 1
     votes: Any = None
     """A gloo group for small exchanges on the CPU; None when there is one process."""
@@ -161,7 +160,7 @@ def joined_ranks(devices: Sequence[torch.device], service_timeout_s: float) -> I
             dist.init_process_group(backend, timeout=patience)
             votes = dist.new_group(backend="gloo", timeout=patience)
         joined.set()
-        yield Ranks(rank=dist.get_rank(), local_rank=local_rank(), world_size=world_size, votes=votes)
+        yield Ranks(rank=dist.get_rank(), world_size=world_size, votes=votes)
     finally:
         ended.set()
         watch.join(2 * PARENT_LOOK_S)

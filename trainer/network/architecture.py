@@ -1,6 +1,5 @@
 """Resolves a recipe, the ablation switches and the sizes into concrete layers: shapes, parameters, multiply-adds."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -199,7 +198,7 @@ def resolve(
         num_columns=num_columns,
         layers=tuple(layers),
         activation=recipe.activation if ablation.activation == "relu" else ablation.activation,
-        lrn=dataclasses.replace(recipe.lrn),
+        lrn=recipe.lrn,
         map_norm=recipe.map_norm,
         pooling=pooling,
         dropout=recipe.dropout,
