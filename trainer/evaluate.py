@@ -229,8 +229,5 @@ def tally(scores: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
     """
     rank = (scores >= scores.gather(1, labels[:, None])).sum(1)
     rank = rank.masked_fill(~scores.isfinite().all(1), scores.shape[1] + 5)
-    return torch.stack([loss.double(), (rank > 1).sum().double(), (rank > 5).sum().double(), _count_of(loss, labels)])
-
-
-def _count_of(like: Tensor, labels: Tensor) -> Tensor:
-    return torch.full_like(like, len(labels), dtype=torch.float64)
+    count = torch.full_like(loss, len(labels), dtype=torch.float64)
+    return torch.stack([loss.double(), (rank > 1).sum().double(), (rank > 5).sum().double(), count])

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from trainer.recipes.convnet2012 import CONVNET2012
 from trainer.recipes.paper import PAPER
-from trainer.recipes.recipe import ConvLayer, Operation, Recipe
+from trainer.recipes.recipe import ConvLayer, Recipe
 
 Part = Literal["norm-order", "alpha", "second-norm", "deviation", "bias-rate", "noise-divisor"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -27,7 +27,11 @@ def with_parts(recipe: Recipe, parts: Collection[Part]) -> Recipe:
 
 def _take_order(recipe: Recipe) -> Recipe:
     """Norm before activation in conv1, pooling before activation in conv1 and conv5."""
-    return _with_convs(recipe, lambda ours, theirs: dataclasses.replace(ours, then=_without_map_norm(theirs.then)))
+
+    def then(ours: ConvLayer, theirs: ConvLayer) -> ConvLayer:
+        return dataclasses.replace(ours, then=tuple(each for each in theirs.then if each != "map_norm"))
+
+    return _with_convs(recipe, then)
 
 
 def _take_second_norm(recipe: Recipe) -> Recipe:
@@ -63,7 +67,3 @@ def _with_convs(recipe: Recipe, change: Callable[[ConvLayer, ConvLayer], ConvLay
     """The recipe with each convolution as ``change`` makes it of that layer and the one of ``convnet2012``."""
     convs = tuple(change(ours, theirs) for ours, theirs in zip(recipe.convs, CONVNET2012.convs, strict=True))
     return dataclasses.replace(recipe, convs=convs)
-
-
-def _without_map_norm(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
-    return tuple(operation for operation in operations if operation != "map_norm")
