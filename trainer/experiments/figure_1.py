@@ -17,6 +17,7 @@ RATES: dict[Activation, tuple[float, ...]] = {
     "tanh": (0.0005, 0.001, 0.002, 0.004, 0.008),
 }
 QUICK_RATE = 0.001
+"""One of each unit's rates."""
 EPOCHS: dict[Activation, int] = {"relu": 16, "tanh": 48}
 """Runs end here, whether they have reached the goal or not."""
 SEEDS = 3
@@ -34,7 +35,7 @@ def figure_1(config: ExperimentConfig) -> Experiment:
     )
 
     def then(results: Results) -> tuple[Arm, ...]:
-        best = [_best(unit, arms, results) for unit in units]
+        best = [_best(unit, results) for unit in units]
         return tuple(_arm(*each, seeds, config.epochs) for each in best if each is not None)
 
     return Experiment(
@@ -53,7 +54,7 @@ def figure_1(config: ExperimentConfig) -> Experiment:
         setting=("--recipe", "cifar10", "--crop", "32", "--no-augment", "--colour-pca", "off", "--batch-size", "128"),
         arms=arms,
         then=then,
-        conclude=lambda evidence: _conclude(evidence.results, arms),
+        conclude=lambda evidence: _conclude(evidence.results),
     )
 
 
@@ -77,10 +78,10 @@ def _name(unit: Activation, rate: float) -> str:
     return f"{unit} at {rate:g}"
 
 
-def _best(unit: Activation, arms: Sequence[Arm], results: Results) -> tuple[Activation, float] | None:
+def _best(unit: Activation, results: Results) -> tuple[Activation, float] | None:
     """The unit and the rate whose run reached the goal first or, if none has, ended nearest; None if all diverged."""
     ranked: list[tuple[float, float, float]] = []
-    for rate in (QUICK_RATE, *RATES[unit]):
+    for rate in RATES[unit]:
         for outcome in results.of(_name(unit, rate)):
             if outcome.diverged is None:
                 reached = epochs_to_goal(outcome.epochs)
@@ -88,10 +89,10 @@ def _best(unit: Activation, arms: Sequence[Arm], results: Results) -> tuple[Acti
     return (unit, min(ranked)[2]) if ranked else None
 
 
-def _conclude(results: Results, arms: Sequence[Arm]) -> Conclusion:
+def _conclude(results: Results) -> Conclusion:
     names: dict[Activation, str] = {}
     for unit in RATES:
-        best = _best(unit, arms, results)
+        best = _best(unit, results)
         if best is not None:
             names[unit] = _name(*best)
     runs = {unit: results.of(name) for unit, name in names.items()}
@@ -134,7 +135,7 @@ def _lines(runs: dict[Activation, tuple[Outcome, ...]], names: dict[Activation, 
     lines = []
     for unit, outcomes in runs.items():
         errors = zip(*([point.train_top1_error for point in outcome.epochs] for outcome in outcomes), strict=False)
-        points = [(epoch, 100 * statistics.fmean(each)) for epoch, each in enumerate(errors, start=1)]
-        lines.append(Line(name=names[unit], points=[(float(epoch), error) for epoch, error in points]))
+        points = [(float(epoch), 100 * statistics.fmean(each)) for epoch, each in enumerate(errors, start=1)]
+        lines.append(Line(name=names[unit], points=points))
     longest = max((len(line.points) for line in lines), default=1)
     return (*lines, Line(name="25 %", points=[(1.0, 100 * GOAL), (float(longest), 100 * GOAL)]))
