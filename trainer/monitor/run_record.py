@@ -31,7 +31,7 @@ class RunRecord:
         self._path, self._leads = config.run_dir / RECORD_NAME, ranks.leads
         architecture = plan.architecture()
         self._document = {
-            "options": {name: _plain(value) for name, value in vars(config).items()},
+            "options": vars(config),
             "store": {
                 "fingerprint": description.fingerprint,
                 "pipeline_version": description.pipeline_version,
@@ -63,7 +63,7 @@ class RunRecord:
         if self._leads:
             stream = {"consumed_by_epoch": None if consumed is None else list(consumed.epochs)}
             document = {**self._document, "stream": stream, "outcome": {"diverged": diverged}}
-            write_whole(self._path, json.dumps(document, indent=1))
+            write_whole(self._path, json.dumps(document, indent=1, default=str))  # a path by its name
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
@@ -88,9 +88,3 @@ def options_of(record: dict[str, Any]) -> TrainConfig | None:
         return TrainConfig(**{name: ValueType(name, hints[name]).from_toml(value) for name, value in told.items()})
     except (TypeError, ValueError):
         return None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
