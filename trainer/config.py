@@ -39,10 +39,6 @@ class NetworkConfig(ConnectConfig):
     without_layer: RemovableLayer | None = option(None, "ablation: a layer to leave out")
     parts_of_2012: tuple[Part, ...] = option((), "ablation: what --recipe paper has from convnet2012 instead")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_options(self)
-
     @property
     def ablation(self) -> Ablation:
         return Ablation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Ablation)})
@@ -195,7 +191,6 @@ class EvaluateConfig(ConnectConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self)
         self.require_target()
         if not self.checkpoint:
             raise ValueError("--checkpoint: expected at least one file or run folder, found none")
@@ -214,10 +209,6 @@ class ReportConfig(ConnectConfig):
     )
     train_split: str = option("train", "split in which their neighbours are sought")
     neighbours_among: int = option(2000, "training images that are searched for neighbours", least=0, most=10_000_000)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

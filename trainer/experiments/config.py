@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from commandline import check_options, option, required
+from commandline import option, required
 from loader_service.commands.connect import ConnectConfig
 
 ExperimentName = Literal["figure-1", "ablations", "table-1", "table-2", "figure-3", "figure-4"]
@@ -40,7 +40,6 @@ class ExperimentConfig(ConnectConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self)
         if self.store is not None and self.target:
             raise ValueError("--store: expected this or --target, found both")
         if self.name in ("figure-3", "figure-4") and not self.checkpoint:

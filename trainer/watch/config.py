@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from commandline import check_options, option, required
+from commandline import option, required
 from loader_service.commands.connect import ConnectConfig
 from loader_service.wire.addresses import MAX_PORT, each_port, named
 
@@ -22,7 +22,6 @@ class WatchConfig(ConnectConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self)
         with named("--metrics"):
             self.metrics_urls  # noqa: B018  # raises for what is no address
 
