@@ -1,10 +1,12 @@
 """The options of ``experiment``, checked once."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from commandline import option, required
+from commandline.options import option_name
 from loader_service.commands.connect import ConnectConfig
 
 ExperimentName = Literal["figure-1", "ablations", "table-1", "table-2", "figure-3", "figure-4"]
@@ -50,17 +52,7 @@ class ExperimentConfig(ConnectConfig):
     @property
     def machine_options(self) -> tuple[str, ...]:
         """Options of ``train`` that say where and how a run is computed, and how it reaches the loaders."""
-        values = {
-            "--devices": ",".join(self.devices),
-            "--threads": self.threads,
-            "--service-timeout-s": self.service_timeout_s,
-            "--prefetch-steps": self.prefetch_steps,
-            "--prefetch-bytes": self.prefetch_bytes,
-            "--transport": self.transport,
-            "--tls-ca": self.tls_ca,
-            "--tls-cert": self.tls_cert,
-            "--tls-key": self.tls_key,
-            "--tls-server-name": self.tls_server_name,
-            "--token-file": self.token_file,
-        }
+        connect = [field for field in dataclasses.fields(ConnectConfig) if field.name not in ("target", "insecure")]
+        values = {"--devices": ",".join(self.devices), "--threads": self.threads}
+        values |= {option_name(field): getattr(self, field.name) for field in connect}
         return tuple(text for name, value in values.items() if value not in (None, "") for text in (name, str(value)))
