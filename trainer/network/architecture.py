@@ -39,7 +39,7 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One concrete layer. Counts are of one column's part unless said otherwise."""
+    """One concrete layer; defaults are those of a full one. Counts are of one column's part unless said otherwise."""
 
     name: str
     kind: Literal["conv", "full"]
@@ -50,14 +50,14 @@ class Layer:
     num_inputs: int
     """Maps that the filters see, or features of a fully connected layer."""
     num_outputs: int
-    kernel: int
-    stride: int
-    pad: int
-    pad_end: int
+    kernel: int = 1
+    stride: int = 1
+    pad: int = 0
+    pad_end: int = 0
     """Zeros read past the right and bottom edge (conv1 only)."""
-    side: int
+    side: int = 1
     """Side of the convolution's output before any pooling; 1 for fully connected layers."""
-    side_out: int
+    side_out: int = 1
     """Side after the layer's pooling."""
     operations: tuple[Operation, ...]
     deviation: float
@@ -179,12 +179,6 @@ def resolve(
                 reads_both=both,
                 num_inputs=features * (2 if both else 1),
                 num_outputs=outputs,
-                kernel=1,
-                stride=1,
-                pad=0,
-                pad_end=0,
-                side=1,
-                side_out=1,
                 operations=_kept(full.then, ablation),
                 deviation=full.deviation,
                 bias=full.bias,
