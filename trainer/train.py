@@ -131,7 +131,7 @@ class Run:
                 self._print_result()
             return 0
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.validation)
+            stack.callback(self.validation.close)
             if self.ranks.leads:
                 write_line(f"{describe_architecture(self.plan.architecture()).splitlines()[-1]}, {self.precision}")
                 self.record.write(state.consumed)

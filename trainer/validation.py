@@ -41,12 +41,6 @@ class Validation:
         self._crop, self._ranks, self._stopping = crop, ranks, stopping
         self._pass: SplitPass | None = None
 
-    def __enter__(self) -> "Validation":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def prepare(self) -> None:
         """Asks for the first batches, unless that has been done; does not wait for them."""
         if self._pass is None and self._split is not None:
