@@ -125,7 +125,7 @@ def loss_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str
     )
 
 
-def error_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str:
+def error_chart(epochs: Sequence[EpochPoint]) -> str:
     """Top-1 and top-5 errors in per cent over the epochs of a run, with its rate drops."""
 
     def series(name: str, field: str) -> Line:
@@ -144,7 +144,7 @@ def error_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> st
     )
 
 
-def speed_chart(train: Sequence[TrainPoint], epochs: Sequence[EpochPoint]) -> str:
+def speed_chart(train: Sequence[TrainPoint]) -> str:
     """Images a second over the epochs of a run, and what the devices could have taken without waiting for data."""
     position = _epoch_position(train)
     return line_chart(

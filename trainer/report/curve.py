@@ -32,9 +32,9 @@ class CurveWriter:
         return self._path
 
     def _draw(self) -> None:
-        points = read_points(self._run_dir)
+        train, epochs = read_points(self._run_dir)
         try:
-            write_whole(self._path, stacked([loss_chart(*points), error_chart(*points)]))
+            write_whole(self._path, stacked([loss_chart(train, epochs), error_chart(epochs)]))
         except OSError as error:
             if not self._has_warned:
                 write_line(f"WARNING: {self._path}: {error.strerror}; the run goes on without its picture")

@@ -114,7 +114,7 @@ def page(
     """The whole page as HTML text."""
     record = read_record(run_dir)
     sections = [
-        section("Loss and errors", f"<div class=charts>{loss_chart(train, epochs)}{error_chart(train, epochs)}</div>"),
+        section("Loss and errors", f"<div class=charts>{loss_chart(train, epochs)}{error_chart(epochs)}</div>"),
     ]
     if findings is not None:
         sections.append(section("Beside the published numbers", _beside_published(loaded, findings)))
@@ -127,7 +127,7 @@ def page(
             section("Where it is most wrong", cards(findings.worst, classes, split=split, names=names)),
         ]
     sections += [
-        section("Speed", f"<div class=charts>{speed_chart(train, epochs)}{wait_chart(train)}</div>"),
+        section("Speed", f"<div class=charts>{speed_chart(train)}{wait_chart(train)}</div>"),
         section("Network", f"<pre>{html.escape(describe_architecture(loaded.plan.architecture()))}</pre>"),
         section("Run", _record_tables(record)),
     ]

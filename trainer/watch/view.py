@@ -92,7 +92,7 @@ class RunView:
 
     def _curves(self) -> str:
         train, epochs = self._points()
-        charts = loss_chart(train, epochs), error_chart(train, epochs), speed_chart(train, epochs), wait_chart(train)
+        charts = loss_chart(train, epochs), error_chart(epochs), speed_chart(train), wait_chart(train)
         return f"<div class=charts>{''.join(charts)}</div>"
 
     def _filters(self) -> str:
