@@ -6,11 +6,10 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Pixels = npt.NDArray[np.uint8]
+from trainer.data.crops import Pixels
 
 
 def png_bytes(pixels: Pixels) -> bytes:

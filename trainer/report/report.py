@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +159,8 @@ def _beside_published(loaded: LoadedNetwork, findings: Findings) -> str:
 def _summary(
     loaded: LoadedNetwork, train: Sequence[TrainPoint], epochs: Sequence[EpochPoint], record: dict[str, Any]
 ) -> str:
-    speeds = sorted(point.images_per_s for point in train)
-    waits = sorted(point.data_wait for point in train)
+    speed = statistics.median_high(point.images_per_s for point in train)
+    wait = statistics.median_high(point.data_wait for point in train)
     measured = [e for e in epochs if e.validation_top1_error is not None and math.isfinite(e.validation_top1_error)]
     best = min(measured, key=lambda e: e.validation_top1_error or 0.0, default=None)
     figures = []
@@ -171,8 +172,8 @@ def _summary(
             )
     figures += [
         (f"{len(epochs)}", "epochs"),
-        (f"{speeds[len(speeds) // 2]:,.0f}", "images/s (median)"),
-        (f"{100 * waits[len(waits) // 2]:.0f} %", "of the time without data (median)"),
+        (f"{speed:,.0f}", "images/s (median)"),
+        (f"{100 * wait:.0f} %", "of the time without data (median)"),
         (f"{loaded.plan.architecture().num_parameters:,}", "parameters"),
     ]
     recipe = f"Recipe {loaded.plan.recipe}, checkpoint {loaded.path.name} of step {loaded.snapshot.global_step:,}."

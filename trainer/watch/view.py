@@ -13,7 +13,7 @@ import torch
 from loader_service.client import Batch, LoaderClient, LoaderError
 from trainer.checkpoint.folder import newest, numbered
 from trainer.config import TrainConfig
-from trainer.data.crops import default_crop
+from trainer.data.crops import Pixels, default_crop
 from trainer.errors import TrainerError
 from trainer.monitor.metrics import METRICS_NAME, EpochPoint, TrainPoint, read_points
 from trainer.monitor.run_record import options_of, read_record
@@ -163,7 +163,7 @@ def _validation_tiles(epochs: list[EpochPoint]) -> list[tuple[str, str]]:
     return []
 
 
-def _as_seen(batch: Batch) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _as_seen(batch: Batch) -> Pixels:
     """uint8 [N, side, side, 3]: the crops with their colour shifts, clipped for the eye, and small."""
     shifted = np.clip(np.rint(batch.images + batch.colour_shifts[:, None, None]), 0, 255).astype(np.uint8)
     return thumbnails(torch.from_numpy(shifted), _THUMBNAIL_SIDE).numpy()
