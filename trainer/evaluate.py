@@ -14,7 +14,7 @@ from loader_service.client import LoaderClient, LoaderError, StreamSpec
 from trainer.checkpoint.saved_network import LoadedNetwork
 from trainer.data.centring import Centring
 from trainer.data.feed import DeviceBatch, Feed, allocator
-from trainer.errors import DivergedError
+from trainer.errors import DivergedError, TrainerError
 from trainer.network.columns import TwoColumns
 from trainer.ranks import Ranks
 
@@ -197,6 +197,12 @@ def evaluate_loaded(
 
         networks = [each.network for each in loaded]
         return evaluate(networks, centring, batches, ranks=Ranks(), seen=note)
+
+
+def require_images(option: str, split: str, splits: Mapping[str, int]) -> None:
+    """Raises TrainerError, which names the option, unless the store has images of ``split``."""
+    if not splits.get(split):
+        raise TrainerError(f"{option}: expected one of {', '.join(splits)}, found {split!r}")
 
 
 def shares(whole: StreamSpec, num_images: int, ranks: Ranks) -> list[tuple[StreamSpec, int]]:

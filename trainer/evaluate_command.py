@@ -10,8 +10,7 @@ from loader_service.client import LoaderClient
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.config import EvaluateConfig
 from trainer.devices import devices_of_rank
-from trainer.errors import TrainerError
-from trainer.evaluate import CROPS_IN_WORDS, Crops, Evaluation, evaluate_loaded
+from trainer.evaluate import CROPS_IN_WORDS, Crops, Evaluation, evaluate_loaded, require_images
 
 WORST_CONFUSIONS = 10
 
@@ -23,8 +22,7 @@ def run_evaluate(config: EvaluateConfig) -> int:
     wanted: tuple[Crops, ...] = ("centre", "ten") if config.crops == "both" else (config.crops,)
     client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
     description = client.describe()
-    if description.splits.get(config.split, 0) < 1:
-        raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
+    require_images("--split", config.split, description.splits)
     refuse_others(loaded, description)
     results = [
         evaluate_loaded(loaded, client, split=config.split, crops=crops, batch_size=config.batch_size)

@@ -6,8 +6,8 @@ import torch
 
 from loader_service.client import LoaderClient
 from trainer.data.centring import Centring
-from trainer.errors import DivergedError, TrainerError
-from trainer.evaluate import Evaluation, SplitPass, evaluate
+from trainer.errors import DivergedError
+from trainer.evaluate import Evaluation, SplitPass, evaluate, require_images
 from trainer.network.columns import TwoColumns
 from trainer.ranks import Ranks
 
@@ -34,8 +34,8 @@ class Validation:
         stopping: Callable[[], bool],
     ) -> None:
         splits = client.describe().splits
-        if split is not None and not splits.get(split):
-            raise TrainerError(f"--validation-split: expected one of {', '.join(splits)}, found {split!r}")
+        if split is not None:
+            require_images("--validation-split", split, splits)
         self._split = split or ("val" if splits.get("val") else None)
         self._client, self._network, self._centring = client, network, centring
         self._crop, self._ranks, self._stopping = crop, ranks, stopping

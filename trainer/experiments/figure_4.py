@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from loader_service.client import LoaderClient
 from trainer.checkpoint.saved_network import load_network, refuse_others
-from trainer.errors import TrainerError
+from trainer.evaluate import require_images
 from trainer.experiments.config import ExperimentConfig
 from trainer.experiments.experiment import Conclusion, Evidence, Experiment
 from trainer.report.cards import cards
@@ -18,9 +18,8 @@ def figure_4(config: ExperimentConfig) -> Experiment:
     def conclude(evidence: Evidence) -> Conclusion:
         assert evidence.client is not None, "neighbours are sought among a loader's images"
         splits = evidence.client.describe().splits
-        for option, split in (("--split", config.split), ("--train-split", config.train_split)):
-            if not splits.get(split):
-                raise TrainerError(f"{option}: expected one of {', '.join(splits)}, found {split!r}")
+        require_images("--split", config.split, splits)
+        require_images("--train-split", config.train_split, splits)
         return Conclusion(sections=tuple(_sections(config, evidence, evidence.client, splits[config.train_split])))
 
     return Experiment(

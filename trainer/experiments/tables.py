@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
-from trainer.errors import TrainerError
-from trainer.evaluate import CROPS_IN_WORDS, Crops, evaluate_loaded
+from trainer.evaluate import CROPS_IN_WORDS, Crops, evaluate_loaded, require_images
 from trainer.experiments.ablations import Scale, scale_of, setting_of
 from trainer.experiments.config import ExperimentConfig
 from trainer.experiments.estimates import mean_of
@@ -58,15 +57,14 @@ class _Table:
         assert evidence.client is not None, "errors are of a loader's images"
         self._client, self._split, self._source = evidence.client, config.split, source
         description = self._client.describe()
-        num_images = description.splits.get(config.split, 0)
-        if not num_images:
-            raise TrainerError(f"--split: expected one of {', '.join(description.splits)}, found {config.split!r}")
+        require_images("--split", config.split, description.splits)
         paths: Sequence[Path] = evidence.checkpoints or [
             outcome.run_dir for outcome in evidence.results.of(ARM) if outcome.diverged is None
         ]
         self.networks = [load_network(path, evidence.devices) for path in paths]
         refuse_others(self.networks, description)
-        self._different = f"the paper: {of}; ours: {num_images:,} images of {len(description.classes):,} classes"
+        images, classes = description.splits[config.split], len(description.classes)
+        self._different = f"the paper: {of}; ours: {images:,} images of {classes:,} classes"
         self._runs = evidence.results.in_words(ARM) if not evidence.checkpoints else f"{len(paths)} checkpoints"
 
     def rows(self, name: str, paper: Errors, groups: Sequence[Sequence[LoadedNetwork]], crops: Crops) -> list[Row]:

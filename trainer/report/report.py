@@ -16,7 +16,7 @@ from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse
 from trainer.config import ReportConfig
 from trainer.devices import devices_of_rank
 from trainer.errors import TrainerError
-from trainer.evaluate import CROPS_IN_WORDS, Evaluation, evaluate_loaded
+from trainer.evaluate import CROPS_IN_WORDS, Evaluation, evaluate_loaded, require_images
 from trainer.monitor.metrics import EpochPoint, TrainPoint, read_points
 from trainer.monitor.run_record import read_record
 from trainer.network.describe import describe_architecture
@@ -71,9 +71,8 @@ def run_report(config: ReportConfig) -> int:
 def _find(config: ReportConfig, loaded: LoadedNetwork) -> Findings:
     client = LoaderClient(config.target, config.client_options)  # its streams are closed by who reads them
     description = client.describe()
-    for option, split in (("--split", config.split), ("--train-split", config.train_split)):
-        if not description.splits.get(split):
-            raise TrainerError(f"{option}: expected one of {', '.join(description.splits)}, found {split!r}")
+    require_images("--split", config.split, description.splits)
+    require_images("--train-split", config.train_split, description.splits)
     refuse_others([loaded], description)
     worst = Worst()
     evaluation = evaluate_loaded(
