@@ -135,11 +135,8 @@ def _one_line_of_a_dead_peer() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, dist.DistError) as error:
-        raise RanksError(f"another rank is gone, or silent for too long ({_first_clause(error)})") from None
-
-
-def _first_clause(error: Exception) -> str:
-    return one_line(error).split("] ")[-1].split(". ")[0][:120]
+        first_clause = one_line(error).split("] ")[-1].split(". ")[0][:120]
+        raise RanksError(f"another rank is gone, or silent for too long ({first_clause})") from None
 
 
 @contextmanager

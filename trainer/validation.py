@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
-
 from loader_service.client import LoaderClient
 from trainer.data.centring import Centring
 from trainer.errors import DivergedError
@@ -44,10 +42,9 @@ class Validation:
     def prepare(self) -> None:
         """Asks for the first batches, unless that has been done; does not wait for them."""
         if self._pass is None and self._split is not None:
-            devices: tuple[torch.device, ...] = self._network.devices
             self._pass = SplitPass(
                 self._client,
-                devices,
+                self._network.devices,
                 split=self._split,
                 crops="centre",
                 crop=self._crop,
