@@ -111,29 +111,28 @@ class Scale:
     different: str
 
 
-SMALL = Scale(
-    options=("--width", "0.25", "--init", "fan_in", "--batch-size", "64", "--lr", "0.004"),
-    epochs=20,
-    drops=(0.7, 0.9),
-    seeds=3,
-    different="quarter width, the store's images and classes, centre crop of the last epoch",
-)
-FULL = Scale(
-    options=("--batch-size", "128"),
-    epochs=90,
-    drops=None,
-    seeds=2,
-    different="centre crop of the last epoch",
-)
+SCALES = {
+    "small": Scale(
+        options=("--width", "0.25", "--init", "fan_in", "--batch-size", "64", "--lr", "0.004"),
+        epochs=20,
+        drops=(0.7, 0.9),
+        seeds=3,
+        different="quarter width, the store's images and classes, centre crop of the last epoch",
+    ),
+    "full": Scale(
+        options=("--batch-size", "128"),
+        epochs=90,
+        drops=None,
+        seeds=2,
+        different="centre crop of the last epoch",
+    ),
+}
+"""By ``--scale``."""
 
 
-def scale_of(config: ExperimentConfig) -> Scale:
-    """The scale that ``--scale`` names."""
-    return SMALL if config.scale == "small" else FULL
-
-
-def setting_of(scale: Scale, config: ExperimentConfig) -> tuple[str, ...]:
-    """The options of ``train`` at this scale, with ``--epochs``, to which the drops of the rate move."""
+def setting_of(config: ExperimentConfig) -> tuple[str, ...]:
+    """The options of ``train`` at the scale asked for, with ``--epochs``, to which the drops of the rate move."""
+    scale = SCALES[config.scale]
     epochs = config.epochs or scale.epochs
     setting = (*scale.options, "--epochs", str(epochs))
     if scale.drops is None:
@@ -144,7 +143,7 @@ def setting_of(scale: Scale, config: ExperimentConfig) -> tuple[str, ...]:
 
 def ablations(config: ExperimentConfig) -> Experiment:
     """The recipe, each switch, and each step from the paper's text to the 2012 code; all with the same seeds."""
-    scale = scale_of(config)
+    scale = SCALES[config.scale]
     seeds = tuple(range(config.seeds or scale.seeds))
     arms = [Arm(name=RECIPE, options=("--recipe", "convnet2012"), seeds=seeds)]
     arms += [
@@ -172,7 +171,7 @@ def ablations(config: ExperimentConfig) -> Experiment:
             "step before it. The schedule is the same for all.",
             "log: the authors' 2012 logs, whose networks were tested on ten views of the validation images.",
         ),
-        setting=setting_of(scale, config),
+        setting=setting_of(config),
         arms=tuple(arms),
         conclude=lambda evidence: Conclusion(rows=(*_switches(evidence, scale), *_steps(evidence, scale))),
     )

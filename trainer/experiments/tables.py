@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer.checkpoint.saved_network import LoadedNetwork, load_network, refuse_others
 from trainer.evaluate import CROPS_IN_WORDS, Crops, evaluate_loaded, require_images
-from trainer.experiments.ablations import Scale, scale_of, setting_of
+from trainer.experiments.ablations import setting_of
 from trainer.experiments.config import ExperimentConfig
 from trainer.experiments.estimates import mean_of
 from trainer.experiments.experiment import Arm, Conclusion, Evidence, Experiment, Row
@@ -91,7 +91,6 @@ class _Table:
 def _experiment(
     name: str, title: str, config: ExperimentConfig, seeds: int, conclude: Callable[[Evidence], Conclusion]
 ) -> Experiment:
-    scale: Scale = scale_of(config)
     arm = Arm(name=ARM, options=("--recipe", "convnet2012"), seeds=tuple(range(config.seeds or seeds)))
     return Experiment(
         name=name,
@@ -101,7 +100,7 @@ def _experiment(
             "are averaged. Without --checkpoint the networks are trained here, one a seed, and are those of the "
             "epoch with the lowest validation error.",
         ),
-        setting=setting_of(scale, config),
+        setting=setting_of(config),
         arms=() if config.checkpoint else (arm,),
         conclude=conclude,
     )
