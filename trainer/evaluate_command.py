@@ -42,13 +42,13 @@ def per_class_errors(confusion: torch.Tensor) -> list[float | None]:
     return [1.0 - hit / count if count else None for count, hit in zip(counts, right, strict=True)]
 
 
-def worst_confusions(confusion: torch.Tensor, limit: int = WORST_CONFUSIONS) -> list[tuple[int, int, int]]:
-    """``(true class, guessed class, images)`` of the most frequent mistakes, most frequent first."""
+def worst_confusions(confusion: torch.Tensor) -> list[tuple[int, int, int]]:
+    """``(true class, guessed class, images)`` of the WORST_CONFUSIONS most frequent mistakes, most frequent first."""
     mistakes = confusion.clone().fill_diagonal_(0)
     counts, places = mistakes.flatten().sort(descending=True, stable=True)
     num_classes = len(confusion)
-    found = zip(places.tolist(), counts.tolist(), strict=True)
-    return [(place // num_classes, place % num_classes, count) for place, count in list(found)[:limit] if count]
+    found = zip(places[:WORST_CONFUSIONS].tolist(), counts[:WORST_CONFUSIONS].tolist(), strict=True)
+    return [(place // num_classes, place % num_classes, count) for place, count in found if count]
 
 
 def _as_json(config: EvaluateConfig, loaded: list[LoadedNetwork], results: list[Evaluation]) -> dict[str, Any]:

@@ -58,13 +58,13 @@ def figure_1(config: ExperimentConfig) -> Experiment:
     )
 
 
-def epochs_to_goal(points: Sequence[EpochPoint], goal: float = GOAL) -> float | None:
-    """Epochs until the training error is ``goal``, between two epochs in proportion; None if it never is."""
+def epochs_to_goal(points: Sequence[EpochPoint]) -> float | None:
+    """Epochs until the training error is GOAL, between two epochs in proportion; None if it never is."""
     before = 1.0
     for point in points:
         error = point.train_top1_error
-        if error <= goal:
-            return point.epoch + ((before - goal) / (before - error) if point.epoch else 1.0)
+        if error <= GOAL:
+            return point.epoch + ((before - GOAL) / (before - error) if point.epoch else 1.0)
         before = error
     return None
 
