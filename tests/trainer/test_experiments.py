@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from commandline.arguments import parse_arguments
 from commandline.folder_lock import LOCK_NAME
+from loader_service.commands.connect import ConnectConfig
 from tests.thoroughness import NUM_KILLS, moments
 from tests.trainer.runs import NETWORK
 from tests.waiting import wait_until
 from trainer.checkpoint import folder
+from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.experiments.command import conduct
 from trainer.experiments.config import ExperimentConfig
@@ -146,6 +149,24 @@ def is_held(run_dir: Path) -> bool:
     except TrainerError:
         return True
     return False
+
+
+def test_runs_reach_the_loaders_as_their_experiment_does(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "service_timeout_s": 7.5,
+        "prefetch_steps": 3,
+        "prefetch_bytes": 1 << 30,
+        "transport": "grpc",
+        **{name: tmp_path / name for name in ("tls_ca", "tls_cert", "tls_key", "token_file")},
+        "tls_server_name": "loaders",
+        "insecure": True,
+    }
+    assert {field.name for field in dataclasses.fields(ConnectConfig)} == {*given, "target"}
+    for file in ("tls_ca", "tls_cert", "tls_key", "token_file"):
+        (tmp_path / file).touch()
+    config = ExperimentConfig(name="figure-1", out=tmp_path / "out", target=("loaders.example.org:7000",), **given)
+    found = parse_arguments(TrainConfig, "train", "", config.machine_options)
+    assert {name: found[name] for name in given} == given
 
 
 def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> None:

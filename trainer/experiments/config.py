@@ -52,7 +52,8 @@ class ExperimentConfig(ConnectConfig):
     @property
     def machine_options(self) -> tuple[str, ...]:
         """Options of ``train`` that say where and how a run is computed, and how it reaches the loaders."""
-        connect = [field for field in dataclasses.fields(ConnectConfig) if field.name not in ("target", "insecure")]
+        connect = [field for field in dataclasses.fields(ConnectConfig) if field.name != "target"]
         values = {"--devices": ",".join(self.devices), "--threads": self.threads}
         values |= {option_name(field): getattr(self, field.name) for field in connect}
-        return tuple(text for name, value in values.items() if value not in (None, "") for text in (name, str(value)))
+        given = {name: value for name, value in values.items() if value not in (None, "", False)}
+        return tuple(text for name, value in given.items() for text in ((name,) if value is True else (name, str(value))))
