@@ -63,7 +63,7 @@ class RunRecord:
         if self._leads:
             stream = {"consumed_by_epoch": None if consumed is None else list(consumed.epochs)}
             document = {**self._document, "stream": stream, "outcome": {"diverged": diverged}}
-            write_whole(self._path, json.dumps(document, indent=1, default=str))  # a path by its name
+            write_whole(self._path, json.dumps(document, indent=1, default=os.fspath))
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
