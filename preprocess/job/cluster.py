@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
-from commandline import one_line
+from commandline import one_line, write_line
 from commandline.stopping import StopRequests
 from preprocess.errors import PreprocessError
 from preprocess.job.reachable import check_reachable
@@ -21,6 +21,7 @@ _TASKS_PER_CPU = 2
 # A worker that is killed (out of memory, a lost node) is replaced this often for each task.
 _MAX_RETRIES = 5
 _WAIT_S = 0.25
+_MAX_SLOW_STARTS = 2
 # For cancelled tasks to end, so that what they had half-written can be removed.
 _CANCEL_S = 10.0
 # Results are a few hundred bytes and arguments tens of kilobytes: the smallest store that Ray takes will do.
@@ -100,12 +101,14 @@ class Cluster:
         os.environ.pop("PYTHONOPTIMIZE", None)
         try:
             # Said outright: without the address Ray would join whatever cluster it finds on this machine.
-            ray.init(
-                address="local",
-                num_cpus=self._workers,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **options,
+            start_ray(
+                lambda: ray.init(
+                    address="local",
+                    num_cpus=self._workers,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **options,
+                )
             )
         except Exception as error:  # of any kind: what its processes found is told by one of them, or by none
             home, temporary = os.path.expanduser("~"), os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
@@ -158,6 +161,22 @@ class Cluster:
                 ray.cancel(reference, force=True)
             if pending:
                 ray.wait(pending, num_returns=len(pending), timeout=_CANCEL_S, fetch_local=False)
+
+
+def start_ray(start: Callable[[], _Result]) -> _Result:
+    """What ``start`` returns. Ray gives its own processes 30 seconds to start, whatever else the machine does: where
+    that was too short it is called again, by when the system has their files in memory."""
+    import ray
+
+    for _ in range(_MAX_SLOW_STARTS):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            write_line("waiting: Ray has not started in the 30 s that it gives itself, and is started again")
+    return start()
 
 
 def _nodes() -> list[dict[str, float]]:

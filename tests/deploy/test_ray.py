@@ -13,10 +13,11 @@ import pytest
 
 from loader_service.client import LoaderClient, StreamSpec
 from loader_service.commands.digest import StreamDigest
+from preprocess.job.cluster import start_ray
 from tests.conftest import serving
 from tests.processes import free_port
 from tests.stores import make_store
-from tests.waiting import start_ray, wait_until
+from tests.waiting import wait_until
 
 SCRIPT = Path(__file__).parents[2] / "deploy/ray/serve.py"
 SPEC = StreamSpec(seed=5, batch_size=8)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.waiting import start_ray
+from preprocess.job.cluster import start_ray
 
 
 @pytest.fixture(scope="session")

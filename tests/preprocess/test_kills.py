@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from preprocess.__main__ import main
+from preprocess.job.cluster import start_ray
 from tests.preprocess.conftest import make_folder, store_files
-from tests.waiting import start_ray
 
 _OPTIONS = ("--shorter-side", "64", "--images-per-shard", "12")
 _NUM_SHARDS = 41

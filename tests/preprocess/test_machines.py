@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from preprocess.errors import PreprocessError
 from preprocess.images.decode import decoder_versions
 from preprocess.images.probe import images_digest
-from preprocess.job.cluster import Cluster
+from preprocess.job.cluster import Cluster, start_ray
 from preprocess.job.shard import ShardWork, make_shard
 from preprocess.sources import SourceOptions, read_source
 from preprocess.store import ImageSpec
@@ -113,3 +114,34 @@ def test_work_is_taken_only_as_there_is_room() -> None:
 def test_a_task_that_needs_more_memory_than_there_is() -> None:
     with pytest.raises(PreprocessError, match="--task-memory-bytes: expected a node with"):
         Cluster(address=None, workers=None, memory_bytes=1 << 50).connect()
+
+
+@pytest.fixture
+def _other_tests_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Ray that other tests of this process share stays."""
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+
+
+@pytest.mark.usefixtures("_other_tests_ray")
+def test_a_ray_that_starts_slowly_is_started_again() -> None:
+    """On a busy machine, or from a cold disk: Ray gives up after 30 seconds."""
+    outcomes: list[Exception | str] = [RuntimeError("The current node timed out during startup."), "started"]
+    assert start_ray(partial(_outcome, outcomes)) == "started"
+    assert outcomes == []
+
+
+@pytest.mark.usefixtures("_other_tests_ray")
+def test_a_ray_that_cannot_start_is_not() -> None:
+    slow = RuntimeError("The current node timed out during startup.")
+    several: list[list[Exception | str]] = [[slow, slow, slow, "started"], [OSError("no space"), "started"]]
+    for outcomes in several:
+        with pytest.raises((RuntimeError, OSError)):
+            start_ray(partial(_outcome, outcomes))
+        assert outcomes == ["started"]
+
+
+def _outcome(outcomes: list[Exception | str]) -> str:
+    outcome = outcomes.pop(0)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome

@@ -56,4 +56,6 @@ class ExperimentConfig(ConnectConfig):
         values = {"--devices": ",".join(self.devices), "--threads": self.threads}
         values |= {option_name(field): getattr(self, field.name) for field in connect}
         given = {name: value for name, value in values.items() if value not in (None, "", False)}
-        return tuple(text for name, value in given.items() for text in ((name,) if value is True else (name, str(value))))
+        return tuple(
+            text for name, value in given.items() for text in ((name,) if value is True else (name, str(value)))
+        )
