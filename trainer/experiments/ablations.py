@@ -12,7 +12,7 @@ RECIPE = "the recipe"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
+class Switch:
     """One switch: what it undoes, and by how much that raised the errors elsewhere."""
 
     name: str
@@ -26,8 +26,8 @@ class Ablation:
     """It changes which images are consumed."""
 
 
-ABLATIONS = (
-    Ablation(
+SWITCHES = (
+    Switch(
         name="columns unlinked",
         options=("--columns", "unlinked"),
         claim="links between the columns lower the error",
@@ -35,7 +35,7 @@ ABLATIONS = (
         top1="1.17 (log)",
         top5="1.12 (log)",
     ),
-    Ablation(
+    Switch(
         name="one column",
         options=("--columns", "one"),
         claim="two columns lower the error against one",
@@ -43,7 +43,7 @@ ABLATIONS = (
         top1="1.7; 1.67 (log, 2010)",
         top5="1.2; 1.23 (log, 2010)",
     ),
-    Ablation(
+    Switch(
         name="no response normalisation",
         options=("--no-lrn",),
         claim="response normalisation lowers the error",
@@ -51,7 +51,7 @@ ABLATIONS = (
         top1="1.4; 1.37 (log)",
         top5="1.2; 1.15 (log)",
     ),
-    Ablation(
+    Switch(
         name="pooling of 2x2",
         options=("--no-overlapping-pooling",),
         claim="overlapping pooling lowers the error",
@@ -59,7 +59,7 @@ ABLATIONS = (
         top1="0.4; 0.40 (log)",
         top5="0.3; 0.30 (log)",
     ),
-    Ablation(
+    Switch(
         name="no colour noise",
         options=("--colour-pca", "off"),
         claim="colour noise lowers the error",
@@ -67,21 +67,21 @@ ABLATIONS = (
         top1="over 1",
         has_own_stream=True,
     ),
-    Ablation(
+    Switch(
         name="no crops and mirrors",
         options=("--no-augment",),
         claim="random crops and mirror images lower the error",
         source="[P] 4.1",
         has_own_stream=True,
     ),
-    Ablation(
+    Switch(
         name="no dropout",
         options=("--no-dropout",),
         claim="dropout lowers the error",
         source="[P] 4.2",
     ),
     *(
-        Ablation(
+        Switch(
             name=f"without {layer}",
             options=("--without-layer", layer),
             claim=f"the middle layer {layer} lowers the error",
@@ -90,7 +90,7 @@ ABLATIONS = (
         )
         for layer in ("conv3", "conv4", "fc6", "fc7")
     ),
-    Ablation(
+    Switch(
         name="tanh",
         options=("--activation", "tanh"),
         claim="ReLU lowers the error against tanh",
@@ -153,7 +153,7 @@ def ablations(config: ExperimentConfig) -> Experiment:
             seeds=seeds,
             stream=each.name if each.has_own_stream else arms[0].stream,
         )
-        for each in ABLATIONS
+        for each in SWITCHES
     ]
     arms += [
         Arm(name=_step_name(count), options=_step_options(count), seeds=seeds, stream="the paper's")
@@ -187,7 +187,7 @@ def _step_options(count: int) -> tuple[str, ...]:
 
 
 def _switches(evidence: Evidence, scale: Scale) -> Iterator[Row]:
-    for each in ABLATIONS:
+    for each in SWITCHES:
         for top, paper in ((1, each.top1), (5, each.top5)):
             yield Row(
                 claim=f"{each.claim}: top-{top} error of {each.name} minus that of the recipe",
