@@ -116,6 +116,8 @@ def _decode_any(content: bytes, max_pixels: int, apply_exif: bool) -> Image.Imag
         raise UnusableImageError(
             f"expected an image ({', '.join(readable_formats())}), found {_describe(content)}"
         ) from None
+    except MemoryError:
+        raise  # the machine's fault, and no image's
     except Exception as error:
         raise UnusableImageError(_damage(error)) from None
     width, height = image.size

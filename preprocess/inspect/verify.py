@@ -5,7 +5,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -196,9 +196,8 @@ def _check_statistics(path: Path, num_shards: int, statistics: Statistics) -> li
         expected = finish(sum(parts, PartialStatistics.empty(statistics.mean_image.shape[0])))
     except (OSError, ValueError) as error:
         return [f"{where}: expected to sum the shards' statistics, found: {error}"]
-    names = ("mean_image", "covariance", "eigenvalues", "eigenvectors")
     return [
         f"{where}: {name} is not what the shards' sums give"
-        for name in names
+        for name in (field.name for field in fields(Statistics))
         if not np.array_equal(getattr(expected, name), getattr(statistics, name))
     ]

@@ -123,7 +123,8 @@ def _read_rows_index(work: _FileWork) -> _Rows:
             labels = _labels(table[LABEL_COLUMN])
             names = _names(table, columns)
             groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-            if table.num_rows != sum(max(0, group.num_rows) for group in groups):
+            group_sizes = tuple(group.num_rows for group in groups)
+            if min(group_sizes, default=0) < 0 or table.num_rows != sum(group_sizes):
                 raise SourceError(f"expected the rows of its groups, found {table.num_rows:,}: it is damaged")
             sizes = [np.full(group.num_rows, _mean_size(group, columns.image)) for group in groups]
             class_names = _hub_class_names(file.schema_arrow.metadata)
@@ -133,7 +134,7 @@ def _read_rows_index(work: _FileWork) -> _Rows:
         names=names,
         labels=labels,
         sizes=np.concatenate(sizes) if sizes else np.zeros(0, np.int64),
-        group_sizes=tuple(group.num_rows for group in groups),
+        group_sizes=group_sizes,
         class_names=class_names,
     )
 

@@ -78,7 +78,7 @@ def left_as_found(path: Path) -> Iterator[None]:
 
 
 def absent(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Extents of a file that are not in memory: (offset, bytes). None where the system does not say."""
+    """Extents of a file that are not in memory: (offset, bytes). Nothing where the system does not say."""
     if not size_bytes or not hasattr(os, "posix_fadvise"):
         return
     with mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ) as mapping:

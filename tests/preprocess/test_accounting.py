@@ -80,6 +80,58 @@ def test_clean(layout: str, tmp_path: Path) -> None:
     assert outcome.num_members == _num_members(tmp_path / "source")
 
 
+NO_TEXT = os.fsdecode(b"\xff")
+"""A name that is no UTF-8."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_whose_name_is_no_text(layout: str, tmp_path: Path) -> None:
+    LAYOUTS[layout](tmp_path / "source")
+    root = (tmp_path / "source").rename(tmp_path / NO_TEXT)
+    outcome = outcome_of(root, tmp_path / "store")
+    outcome.check()
+    assert _classes(outcome) == _expected()
+
+
+@pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("webdataset", ("x-train-0.tar",)),
+        ("webdataset.gz", ("train/0.tar.gz",)),
+        ("parquet", ("data/train-00000-of-00002.parquet",)),
+        ("class tars", ("train/cat.tar", "val/cat.tar")),
+    ],
+)
+def test_files_whose_names_are_no_text(layout: str, files: tuple[str, ...], tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    LAYOUTS[layout](root)
+    for file in files:
+        name, ending = file.split(".", 1)
+        if ending == "tar":
+            with tarfile.open(root / file, "a") as archive:
+                archive.addfile(tarfile.TarInfo("notes.txt"))  # whose name is told with the tar's
+        (root / file).rename(root / f"{name}{NO_TEXT}.{ending}")
+    outcome = outcome_of(root, tmp_path / "store")
+    outcome.check()
+    expected = {split: Counter(number for number, _ in pictures) for split, pictures in _expected().items()}
+    assert {split: Counter(n for n, _ in pictures.elements()) for split, pictures in outcome.stored.items()} == expected
+
+
+def test_a_folder_in_cifar_whose_name_is_no_text(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    LAYOUTS["cifar"](root)
+    with tarfile.open(root / "cifar-10-binary.tar.gz") as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            assert file is not None
+            put(root / member.name, file.read())
+    (root / "cifar-10-binary.tar.gz").unlink()
+    put(root / "cifar-10-batches-bin" / NO_TEXT / "notes.txt", b"")
+    outcome = outcome_of(root, tmp_path / "store")
+    outcome.check()
+    assert _classes(outcome) == _expected()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_parts_too_many(layout: str, tmp_path: Path) -> None:
     root = tmp_path / "source"

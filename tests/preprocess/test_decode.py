@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from preprocess.images.decode import UnusableImageError, decode, decoder_versions, readable_formats
 from tests.preprocess.conftest import jpeg, smooth_pixels
@@ -157,6 +157,16 @@ def test_bytes_after_the_end_are_no_reason_to_refuse() -> None:
 def test_unusable_files_give_their_reason(content: bytes, reason: str) -> None:
     with pytest.raises(UnusableImageError, match=reason):
         decode(content)
+
+
+@pytest.mark.parametrize("step", ["open", "load"])
+def test_no_memory_is_no_images_fault(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(*((Image, "open") if step == "open" else (PngImagePlugin.PngImageFile, "load")), fail)
+    with pytest.raises(MemoryError):
+        decode(_saved(Image.fromarray(smooth_pixels(1, 30, 20)), "PNG"))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
