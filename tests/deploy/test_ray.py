@@ -63,7 +63,7 @@ def digest(targets: list[str], at_step: Any = lambda step: None) -> str:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray's own pipes and sockets
 def test_no_store_is_said_in_one_line(cluster: Any, tmp_path: Path) -> None:
     with replicas_on(cluster.address, tmp_path / "none", "--replicas", "1", "--cpus", "1") as process:
-        _, errors = process.communicate(timeout=250)
+        _, errors = process.communicate(timeout=500)
     assert process.returncode == 1
     assert "manifest" in errors
     assert errors.startswith("serve: error: ")

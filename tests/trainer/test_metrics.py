@@ -117,7 +117,6 @@ def test_lines_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     assert read_points(tmp_path)[0] == [train_point(2)]
 
 
-@pytest.mark.timeout(300)
 def test_after_kills_at_random_moments_each_step_is_there_once(loader_target: str, tmp_path: Path) -> None:
     options = ("--epochs", "4", "--checkpoint-steps", "2", "--log-steps", "1", "--tensorboard", "--resume", "auto")
     drawn = moments()

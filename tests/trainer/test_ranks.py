@@ -50,7 +50,6 @@ def run_ranks(num_ranks: int, target: str, run_dir: Path, *options: str) -> None
     assert process.returncode == 0, stderr
 
 
-@pytest.mark.timeout(300)
 def test_two_ranks_train_as_one_process(loader_target: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(loader_target, one, "--epochs", "2", "--keep", "9", "--recipe", "paper") == 0
@@ -65,7 +64,6 @@ def test_two_ranks_train_as_one_process(loader_target: str, tmp_path: Path) -> N
     assert all(map(torch.equal, a.generators, b.generators))  # dropout goes by position in the step
 
 
-@pytest.mark.timeout(300)
 def test_two_ranks_then_one_then_two_end_where_one_does(loader_target: str, tmp_path: Path) -> None:
     one, run_dir = tmp_path / "one", tmp_path / "changing"
     options = ("--recipe", "paper", "--checkpoint-steps", "2")
