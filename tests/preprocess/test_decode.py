@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 
 from preprocess.images.decode import UnusableImageError, decode, decoder_versions, readable_formats
 from tests.preprocess.conftest import jpeg, smooth_pixels
@@ -159,14 +159,15 @@ def test_unusable_files_give_their_reason(content: bytes, reason: str) -> None:
         decode(content)
 
 
-@pytest.mark.parametrize("step", ["open", "load"])
+@pytest.mark.parametrize("step", ["PIL.Image.open", "PIL.PngImagePlugin.PngImageFile.load"])
 def test_no_memory_is_no_images_fault(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(*((Image, "open") if step == "open" else (PngImagePlugin.PngImageFile, "load")), fail)
+    content = _saved(Image.fromarray(smooth_pixels(1, 30, 20)), "PNG")
+    monkeypatch.setattr(step, fail)
     with pytest.raises(MemoryError):
-        decode(_saved(Image.fromarray(smooth_pixels(1, 30, 20)), "PNG"))
+        decode(content)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
