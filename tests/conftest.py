@@ -55,8 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow, for --quick to leave out, what starts processes, Ray or training runs. Says what may run beside
-    each other: modules, whose tests share what is dear to make, and of all that starts Ray one at a time.
+    """Marks as slow, for --quick to leave out, what starts processes, Ray or training runs; what takes seconds for
+    other reasons is marked where it stands. Says what may run beside each other: modules, whose tests share what is
+    dear to make, and of all that starts Ray one at a time.
     """
     for item in items:
         module = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()

@@ -109,6 +109,7 @@ def one_step(server: LoaderServer, channel: grpc.Channel) -> None:
     assert sum(part.num_images for part in stub.StreamBatches(request, timeout=60)) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [CHECK, WATCH, DESCRIBE, STREAM])
 def test_calls_without_a_request_hold_nobody_up(tiny_store: Path, method: str) -> None:
     with (

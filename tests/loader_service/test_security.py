@@ -100,6 +100,7 @@ def describe(target: str, security: Security) -> int:
         return len(client.describe().classes)
 
 
+@pytest.mark.slow
 def test_tls(tiny_store: Path, certificates: Certificates) -> None:
     with secured(tiny_store, pair=certificates.server) as target:
         assert describe(target, Security(tls_ca=certificates.ca)) == 10
@@ -109,12 +110,14 @@ def test_tls(tiny_store: Path, certificates: Certificates) -> None:
             describe(target, Security())  # clear text to a TLS port
 
 
+@pytest.mark.slow
 def test_expired_certificate(tiny_store: Path, certificates: Certificates) -> None:
     with secured(tiny_store, pair=certificates.expired) as target:
         with pytest.raises(ServiceUnavailableError, match=r"(?i)certificate|handshake|ssl"):
             describe(target, Security(tls_ca=certificates.ca))
 
 
+@pytest.mark.slow
 def test_mutual_tls(tiny_store: Path, certificates: Certificates) -> None:
     with secured(tiny_store, pair=certificates.server, client_ca=certificates.ca) as target:
         known = Security(tls_ca=certificates.ca, tls_cert=certificates.client[0], tls_key=certificates.client[1])

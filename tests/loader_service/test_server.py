@@ -103,6 +103,7 @@ KNOWN_STATUSES = {
 }
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {
@@ -167,6 +168,7 @@ def test_streams_over_the_limit(tiny_store: Path) -> None:
         assert len(list(stub.StreamBatches(request, timeout=60))) == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grace_s", [0.0, 1.0])
 def test_a_stream_ends_while_its_service_stops(tiny_store: Path, grace_s: float) -> None:
     """In one process, where nothing but gRPC itself breaks the connection: no thread may be left waiting for it."""

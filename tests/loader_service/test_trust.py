@@ -62,6 +62,7 @@ def check_health(target: str, security: Security) -> None:
         connection.check_health(10.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_any_authority_of_the_chain_is_trusted(tiny_store: Path, chain: Chain, transport: Transport) -> None:
     with secured(tiny_store, pair=chain.server) as target:

@@ -71,6 +71,7 @@ def damage(content: bytearray, kind: str, one: int, two: int) -> None:
         del content[one % len(content) :]
 
 
+@pytest.mark.slow
 @settings(max_examples=120 * NUM_EXAMPLES, deadline=None)
 @given(encoding=st.sampled_from(ENCODINGS), damages=st.lists(DAMAGES, min_size=1, max_size=6), while_open=st.booleans())
 def test_a_damaged_shard_gives_what_was_written_or_an_error(

@@ -188,6 +188,7 @@ def _full_size(recipe: RecipeName = "paper") -> Architecture:
     return resolve(recipe_named(recipe), crop=224, num_classes=1000)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns about its own insides
 def test_compiled_columns_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captured and differentiated by torch.compile; the code generator itself is left out, being torch's own."""

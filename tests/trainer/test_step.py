@@ -88,6 +88,7 @@ def test_columns_that_never_meet_are_not_merged() -> None:
     assert not can_merge(tiny_architecture(ablation=Ablation(columns="unlinked")))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns about its own insides
 def test_the_merged_network_is_one_graph_without_breaks() -> None:
     merged = MergedColumns(state_of("convnet2012", Ablation(dropout=False, lrn=False)).network, torch.float32)
@@ -97,6 +98,7 @@ def test_the_merged_network_is_one_graph_without_breaks() -> None:
     torch.testing.assert_close(compiled(x), merged(x, rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["paper", "convnet2012"])
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_steps_taken_at_once_are_those_taken_column_by_column(recipe: RecipeName, ablation: Ablation) -> None:
