@@ -220,14 +220,13 @@ class Delivery:
         with self._lock:
             for lease, fetch in self._active.items():
                 position = lease.begin + fetch.num_batches
-                if fetch.pass_time(seconds) and fetch.num_received > self._broken_off.get(position, 0):
+                has_moved = fetch.pass_time(seconds, self._stall_timeout_s)
+                if has_moved and fetch.num_received > self._broken_off.get(position, 0):
                     self._num_arrivals += 1
-            stalled = [f for f in self._active.values() if f.silent_s > self._stall_timeout_s and not f.is_stalled]
-            superseded = [fetch for lease, fetch in self._active.items() if self._book.is_superseded(lease)]
-        for fetch in stalled:
-            fetch.is_stalled = True
-            fetch.cancel()
-        for fetch in superseded:
+            given_up = [
+                fetch for lease, fetch in self._active.items() if fetch.is_stalled or self._book.is_superseded(lease)
+            ]
+        for fetch in given_up:
             fetch.cancel()
 
     # With the lock held.

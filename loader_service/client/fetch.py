@@ -13,6 +13,7 @@ from loader_service.client.http2.message import IncomingMessage
 from loader_service.client.options import Transport
 from loader_service.client.replica import Connection, expect_same_stream
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
+from loader_service.client.stall_clock import StallClock
 from loader_service.wire.codec import PartHeader, unpack_header
 from loader_service.wire.errors import InvalidRequestError, MismatchError, ServiceUnavailableError
 from loader_service.wire.translate import range_to_request
@@ -110,15 +111,12 @@ class Fetch(Iterator[Batch]):
         self._copies = copy
         self._expected = expected
         self._steps = iter(range(expected.steps.first_step, expected.steps.last_step))
-        self._num_before = self._num_seen = 0
+        self._num_before = 0
         self.num_batches = 0
         """Whole ones that have come."""
         self.num_messages = self.num_slots = 0
         """Messages that have come, and those of them whose pixels were in shared memory."""
-        self.silent_s = 0.0
-        """Seconds without a byte, as counted by ``pass_time``."""
-        self.is_stalled = False
-        """Whether its watcher has given it up."""
+        self._stall_clock = StallClock()
 
     def __next__(self) -> Batch:
         step = next(self._steps, None)
@@ -139,13 +137,14 @@ class Fetch(Iterator[Batch]):
         """Bytes that have come of the batch after the whole ones."""
         return self._call.num_received - self._num_before
 
-    def pass_time(self, seconds: float) -> bool:
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the replica was silent for too long."""
+        return self._stall_clock.is_stalled
+
+    def pass_time(self, seconds: float, stall_timeout_s: float) -> bool:
         """Advances the stall clock by ``seconds``. Returns whether bytes came since the last time. For one watcher."""
-        num_received = self._call.num_received
-        has_moved = num_received != self._num_seen
-        self._num_seen = num_received
-        self.silent_s = 0.0 if has_moved else self.silent_s + seconds
-        return has_moved
+        return self._stall_clock.advance(seconds, self._call.num_received, stall_timeout_s)
 
     def cancel(self) -> None:
         """Breaks the call off, from any thread."""
