@@ -12,7 +12,7 @@ function that takes it; :func:`run_program` does the rest. Every option is decla
             check_options(self)
 """
 
-from commandline.lines import one_line, plain, print_line, write_line
+from commandline.lines import counted, one_line, plain, print_line, write_line
 from commandline.options import check_options, option, required
 from commandline.program import Command, run_program
 from commandline.progress import Progress
@@ -23,6 +23,7 @@ __all__ = [
     "Progress",
     "__version__",
     "check_options",
+    "counted",
     "one_line",
     "option",
     "plain",

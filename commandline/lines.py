@@ -34,3 +34,8 @@ def one_line(error: BaseException) -> str:
     """What an error says, or else its type, without line breaks; of an OSError neither its number nor its file."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(said.split()) or type(error).__name__
+
+
+def counted(count: int, noun: str, plural: str = "s") -> str:
+    """``1 problem``, ``2 problems``."""
+    return f"{count:,} {noun}{'' if count == 1 else plural}"

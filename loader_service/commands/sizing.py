@@ -2,6 +2,7 @@
 
 import math
 
+from commandline import counted
 from loader_service.client.machine import Processors
 from preprocess.store import Manifest
 
@@ -29,15 +30,11 @@ def num_threads(found: Processors, processes: int) -> int:
 def summary(found: Processors, processes: int, threads: int) -> str:
     """One line that says what was decided, and from what."""
     quota = "" if found.quota is None else f", of which {found.quota:g} may be used"
-    machine = f"{_some(found.num_cores, 'core')}, {_some(found.num_threads, 'hardware thread')}{quota}"
-    chosen = f"{_some(processes, 'process', 'es')} of {_some(threads, 'decode thread')}"
+    machine = f"{counted(found.num_cores, 'core')}, {counted(found.num_threads, 'hardware thread')}{quota}"
+    chosen = f"{counted(processes, 'process', 'es')} of {counted(threads, 'decode thread')}"
     best = num_processes(found)
     advice = f"; --processes auto would start {best}" if processes * threads < best else ""
     return f"{chosen}, on {machine}{advice}"
-
-
-def _some(count: int, noun: str, plural: str = "s") -> str:
-    return f"{count} {noun}{plural if count != 1 else ''}"
 
 
 def expectation(manifest: Manifest, available: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from commandline import one_line
+from commandline import counted, one_line
 from loader_service.server.admission import refuse
 from loader_service.wire.errors import AccessError
 
@@ -90,7 +90,7 @@ class TokenFile:
                 log.error("%s: holds no token; the tokens read before still hold", self._path)
                 return
             if self._tokens:
-                log.info("%s: read again: %d tokens", self._path, len(tokens))
+                log.info("%s: read again: %s", self._path, counted(len(tokens), "token"))
             self._tokens = tokens
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from commandline import Progress, print_line, write_line
+from commandline import Progress, counted, print_line, write_line
 from preprocess.config import VerifyConfig
 from preprocess.errors import StoreError
 from preprocess.images.statistics import StatisticsAccumulator, finish
@@ -61,7 +61,8 @@ def verify(config: VerifyConfig) -> int:
             num_decoded += check.num_decoded
             problems += check.problems
             progress.advance(
-                manifest.splits[split].shards[number].num_images, note=f"{len(problems)} problems" if problems else None
+                manifest.splits[split].shards[number].num_images,
+                note=counted(len(problems), "problem") if problems else None,
             )
     problems += _check_statistics(config.store, len(manifest.splits[STATISTICS_SPLIT].shards), statistics)
     report = VerifyReport(
@@ -84,7 +85,7 @@ def _print(report: VerifyReport, *, as_json: bool) -> None:
     if len(report.problems) > _MAX_LISTED:
         write_line(f"and {len(report.problems) - _MAX_LISTED:,} more")
     if not as_json:
-        verdict = f"{len(report.problems):,} problems" if report.problems else "everything is as it was written"
+        verdict = counted(len(report.problems), "problem") if report.problems else "everything is as it was written"
         print_line(
             f"{report.store}: {verdict}: {report.num_images:,} images in {report.num_shards:,} shards, "
             f"{report.num_decoded:,} decoded, fingerprint {report.fingerprint}"
