@@ -42,7 +42,7 @@ def holder(folder: Path, *before: str) -> "subprocess.Popen[str]":
     assert process.stdout is not None
     line = process.stdout.readline()
     if line != "held\n":
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
         if "ptrace" in errors:
             pytest.skip("no process may be traced here")
         raise _TakenError(errors)
@@ -72,17 +72,17 @@ def test_the_second_is_told_who_holds_it(before: tuple[str, ...], tmp_path: Path
         with pytest.raises(_TakenError, match=rf"process {pid} on {socket.gethostname()} since \d{{4}}-") as caught:
             holder(tmp_path, *before)
         assert (f"if that has ended, remove {tmp_path / OWNER_NAME}" in str(caught.value)) == bool(before)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_killed_owner_holds_nothing(before: tuple[str, ...], tmp_path: Path) -> None:
     with holder(tmp_path, *before) as process:
         os.kill(_owner(tmp_path)["pid"], signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
     assert (tmp_path / LOCK_NAME).exists()
     with holder(tmp_path, *before) as process:
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
     assert os.listdir(tmp_path) == []
 
 
@@ -92,7 +92,7 @@ def test_many_in_turn(tmp_path: Path) -> None:
         with holder(tmp_path) as process:
             with pytest.raises(_TakenError, match=f"process {process.pid} on"), _lock(tmp_path):
                 pass
-            process.communicate(timeout=30)
+            process.communicate(timeout=300)
         with _lock(tmp_path):
             pass
 
@@ -127,7 +127,7 @@ def test_without_locks_an_owner_is_gone_only_where_that_is_known(
         assert json.loads((tmp_path / OWNER_NAME).read_text()) == record
     else:
         with holder(tmp_path, *_WITHOUT_LOCKS) as process:
-            process.communicate(timeout=30)
+            process.communicate(timeout=300)
         assert os.listdir(tmp_path) == []
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 100.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 300.0) -> None:
     """Returns once ``condition()``; fails, saying that it waited for ``what``, after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while not condition():

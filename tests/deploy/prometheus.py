@@ -40,7 +40,7 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]], rules: Path) 
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while True:
             try:
                 query(url, "1")
@@ -52,4 +52,4 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]], rules: Path) 
         yield url
     finally:
         process.kill()
-        process.wait(100)
+        process.wait(300)

@@ -121,4 +121,4 @@ def test_the_images_do_the_whole_job(tmp_path: Path) -> None:
             images.run("trainer", "alexnet-trainer", "train", "--target", "127.0.0.1:7000", *network, *training)
         finally:
             loader.terminate()
-        assert loader.wait(100) == 0
+        assert loader.wait(300) == 0

@@ -60,7 +60,7 @@ def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, li
 
 
 def _wait_for_first_step(address: str) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while True:
         try:
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
@@ -102,7 +102,7 @@ def test_prometheus_answers_every_query(endpoints: dict[str, list[str]], tmp_pat
     """Each query of the dashboard gives series from what a real Prometheus scraped, and no alert fires."""
     with prometheus(tmp_path, endpoints, RULES) as url:
         missing = dashboard_queries()
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while missing and time.monotonic() < deadline:
             time.sleep(0.5)
             missing = [expression for expression in missing if not query(url, expression)]

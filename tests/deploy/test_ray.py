@@ -98,7 +98,7 @@ def test_a_node_dies_under_a_client(cluster: Any, tmp_path: Path) -> None:
         assert node in set(places.values()) - {places[address]}
         assert digest([address]) == expected
         process.send_signal(signal.SIGTERM)
-        assert process.wait(100) == 0, process.stderr.read()
+        assert process.wait(300) == 0, process.stderr.read()
     wait_until(lambda: not any(map(_answers, targets)), "replicas to end with their actors")
 
 

@@ -57,7 +57,7 @@ class Allocation:
     def run(self, script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         command = ["bash", str(DEPLOY / "slurm" / script)]
         return subprocess.run(
-            command, env=self.environment | environment, capture_output=True, text=True, timeout=100, check=False
+            command, env=self.environment | environment, capture_output=True, text=True, timeout=300, check=False
         )
 
     def saw(self) -> list[str]:
@@ -135,7 +135,7 @@ def test_two_nodes_train_by_such_a_file(loader_target: str, tmp_path: Path) -> N
         for _ in range(2)
     ]
     try:
-        outcomes = [(node.communicate(timeout=200)[1], node.returncode) for node in nodes]
+        outcomes = [(node.communicate(timeout=300)[1], node.returncode) for node in nodes]
     finally:
         for node in nodes:
             node.kill()

@@ -67,7 +67,7 @@ def test_a_run_is_scraped(loader_target: str, tmp_path: Path) -> None:
     port = free_port()
     options = ("--metrics-listen", f"127.0.0.1:{port}", "--epochs", "100000")
     with started(loader_target, tmp_path / "run", *options) as process:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         samples: dict[str, float] = {}
         while not samples.get("alexnet_trainer_step", 0) >= 4:  # not a number before the first point
             assert process.poll() is None, process.stderr.read() if process.stderr else ""

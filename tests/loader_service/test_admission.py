@@ -200,7 +200,7 @@ def test_a_watch_is_told_of_the_end(tiny_store: Path) -> None:
         stopping = threading.Thread(target=server.stop, args=(0.5,))
         stopping.start()
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        stopping.join(100)
+        stopping.join(300)
         assert not stopping.is_alive()
 
 
@@ -210,5 +210,5 @@ def test_watches_that_nobody_reads_hold_nobody_up(tiny_store: Path) -> None:
             assert channel.unary_unary(CHECK, bytes, bytes)(b"", timeout=60) == b"\x08\x01"
         stopping = threading.Thread(target=server.stop, args=(0.0,))
         stopping.start()
-        stopping.join(100)
+        stopping.join(300)
         assert not stopping.is_alive()

@@ -84,7 +84,7 @@ def test_nothing_is_made_for_those_who_left(tiny_store: Path, transport: str) ->
         assert received == []
         pipeline.gate.set()
         for reader in readers:
-            reader.join(100)
+            reader.join(300)
         late = calls.enter_context(call_of(description, target, range(9, 10), transport))
         assert len(list(late)) == len(received) == 1
         assert pipeline.made == [0, 9]
@@ -124,6 +124,6 @@ def test_what_one_of_two_still_wants_is_made(tiny_store: Path) -> None:
         has_left.set()
         pipeline.gate.set()
         for thread in threads:
-            thread.join(100)
+            thread.join(300)
         assert pipeline.made == [0, 3]
         assert len(second) == 1

@@ -47,7 +47,7 @@ def digest_of(target: str, transport: str) -> str:
     """Of an epoch, as a process of its own finds it."""
     command = [sys.executable, "-m", "loader_service", "digest", "--target", target, "--transport", transport]
     result = subprocess.run(
-        [*command, "--seed", "7", "--batch-size", "10"], capture_output=True, text=True, timeout=120, check=False
+        [*command, "--seed", "7", "--batch-size", "10"], capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -130,7 +130,7 @@ def mute() -> Iterator[tuple[str, list[socket.socket]]]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(100)
+        thread.join(300)
         for connection in accepted:
             connection.close()
 

@@ -93,7 +93,7 @@ def refusal(store: Path, *options: str) -> str:
         "127.0.0.1:0",
         *options,
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = [line for line in result.stderr.splitlines() if "error" in line]
     return line
@@ -188,7 +188,7 @@ def test_as_many_silent_connections_as_there_are_descriptors(
 def test_a_limit_of_descriptors_that_serves_nobody_is_said(raw_stores: tuple[Path, Path]) -> None:
     command = ["sh", "-c", f'ulimit -n {FEW_FILES} && exec "$@"', "sh", sys.executable, "-m", "loader_service", "serve"]
     options = ["--store", str(raw_stores[0]), "--listen", "127.0.0.1:0", "--max-streams", "300"]
-    result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=200, check=False)
+    result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert f"open files, for 300 streams, found {FEW_FILES}; raise it" in result.stderr
 

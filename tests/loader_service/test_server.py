@@ -186,7 +186,7 @@ def test_a_stream_ends_while_its_service_stops(tiny_store: Path, grace_s: float)
                     for _ in stream:
                         pass
                 stream.close()
-                stopping.join(100)
+                stopping.join(300)
                 assert not stopping.is_alive()
                 wait_until(lambda: "loader-" not in str(threading.enumerate()), "the client's threads to end")
 

@@ -94,4 +94,4 @@ def test_out_of_descriptors() -> None:
         SharedMemorySession(server.name).close()
         server.close()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=100)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=300)

@@ -95,7 +95,7 @@ def test_a_client_that_was_stopped(tiny_store: Path) -> None:
                 client.send_signal(signal.SIGCONT)
                 time.sleep(0.5)
                 relay.is_open.set()
-                _, complaint = client.communicate(timeout=100)
+                _, complaint = client.communicate(timeout=300)
                 assert client.returncode == 0, complaint
             finally:
                 client.kill()

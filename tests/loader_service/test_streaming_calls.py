@@ -108,7 +108,7 @@ class Server:
                     self.failures.append(error)
 
     def join(self) -> None:
-        self._thread.join(100)
+        self._thread.join(300)
         self._listener.close()
         assert not self._thread.is_alive()
         assert not self.failures
@@ -337,12 +337,12 @@ def test_what_has_come_is_counted_while_a_message_is_on_its_way(tmp_path: Path) 
     reader = threading.Thread(target=lambda: received.extend(bytes(incoming.read()) for incoming in call))
     reader.start()
     assert half_way.wait(60)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while call.num_received < len(content) // 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(content) // 4 <= call.num_received <= len(content) // 2
     seen.set()
-    reader.join(100)
+    reader.join(300)
     assert received == [content]
     connection.close()
     server.join()

@@ -59,7 +59,7 @@ def test_one_process_says_so_too(tiny_store: Path) -> None:
             assert summary(found, 1, num_threads(found, 1)) in server.stderr.readline()
         finally:
             server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=100)
+            server.communicate(timeout=300)
     assert server.returncode == 0
 
 
@@ -79,5 +79,5 @@ def test_serve_says_first_what_it_made_of_the_machine(tiny_store: Path) -> None:
             assert len(targets) == count
         finally:
             server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=100)
+            server.communicate(timeout=300)
     assert server.returncode == 0

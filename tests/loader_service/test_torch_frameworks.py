@@ -124,9 +124,9 @@ def test_a_loader_is_handed_to_another_process(loader_target: str, method: str) 
     child = context.Process(target=read_in_child, args=(loader, found))
     child.start()
     try:
-        assert found.get(timeout=60) == expected
+        assert found.get(timeout=300) == expected
     finally:
-        child.join(100)
+        child.join(300)
 
 
 def test_a_copy_goes_its_own_way(loader_target: str) -> None:
@@ -158,8 +158,8 @@ def test_a_stream_in_a_forked_process_says_so_at_once(loader_target: str) -> Non
 
         child = context.Process(target=ask)
         child.start()
-        assert found.get(timeout=20) == "this stream was opened before a fork: open one in each process"
-        child.join(100)
+        assert found.get(timeout=300) == "this stream was opened before a fork: open one in each process"
+        child.join(300)
         assert child.exitcode == 0
         assert len(list(stream)) == 5
 

@@ -112,7 +112,7 @@ def test_what_tls_agreed_on_is_looked_at(chain: Chain, protocols: list[str], fou
         thread.start()
         with pytest.raises(ServiceUnavailableError, match=message):
             check_health(f"127.0.0.1:{listener.getsockname()[1]}", Security(tls_ca=chain.root))
-        thread.join(100)
+        thread.join(300)
 
 
 def only_v6(real: Callable[..., Any]) -> Callable[..., Any]:

@@ -33,7 +33,7 @@ def _run_without(modules: set[str], folder: Path, *arguments: str) -> subprocess
     (folder / "sitecustomize.py").write_text(f"import sys; sys.modules.update(dict.fromkeys({sorted(modules)!r}))\n")
     environment = os.environ | {"PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "preprocess", *arguments]
-    return subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.usefixtures("local_ray")

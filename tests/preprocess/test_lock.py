@@ -24,7 +24,7 @@ def test_the_second_is_told_who_is_writing(
         assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}: wait for it, or give another --out$", error)
         # The first was not disturbed.
         assert sorted(os.listdir(store)) == [LOCK_NAME]
-        process.communicate(timeout=100)
+        process.communicate(timeout=300)
     assert os.listdir(store) == []
 
 

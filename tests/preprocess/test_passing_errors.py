@@ -98,7 +98,7 @@ def _run(source: Path, store: Path, *options: str) -> "subprocess.CompletedProce
     if os.geteuid() == 0:
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
     options = ("--shorter-side", "16", "--images-per-shard", "5", "--workers", "1", *options)
-    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_a_file_that_is_readable_again_is_in_the_store(source: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class _Http(socketserver.StreamRequestHandler):
 
 def _run(source: Path, store: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "preprocess", "run", "--source", str(source), "--out", str(store), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_an_address_without_a_ray(address: str, small_folder: Path, tmp_path: Path) -> None:

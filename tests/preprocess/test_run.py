@@ -82,7 +82,7 @@ def test_one_worker_and_four_write_the_same_store(small_folder: Path, tmp_path: 
         command = [sys.executable, "-m", "preprocess", "run", "--source", str(small_folder), "--out", workers]
         options = ["--shorter-side", "32", "--images-per-shard", "3", "--workers", workers, "--json"]
         done = subprocess.run(
-            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=True
+            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
         )
         report = json.loads(done.stdout)
         assert (report["num_images"], report["num_shards"]) == ({"train": 36, "val": 12}, 16)

@@ -19,7 +19,7 @@ def _traced(store: Path, *options: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("strace") is None:
         pytest.skip("there is no strace here")
     command = ["strace", "-f", "-y", "-o", str(store.parent / "calls"), *options, sys.executable, "-c", _WRITE]
-    done = subprocess.run([*command, str(store)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*command, str(store)], capture_output=True, text=True, timeout=300, check=False)
     if "ptrace" in done.stderr:
         pytest.skip("no process may be traced here")
     return done

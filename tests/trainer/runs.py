@@ -49,7 +49,7 @@ def started(target: str, run_dir: Path, *options: str) -> AbstractContextManager
 
 def wait_for_checkpoint(run_dir: Path, process: "subprocess.Popen[str]", *, least_step: int = 1) -> None:
     """Returns when the run has saved at or after ``least_step``; fails when the process ends before."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while not any(int(path.stem[5:]) >= least_step for path in folder.numbered(run_dir)):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline, "no checkpoint appeared"

@@ -144,7 +144,7 @@ def test_a_full_disk_does_not_keep_a_run_from_stopping(loader_target: str, tmp_p
         with started(loader_target, run_dir, *options) as process:
             wait_for_checkpoint(run_dir, process, least_step=40)
             process.send_signal(signal.SIGTERM)
-            _, stderr = process.communicate(timeout=100)
+            _, stderr = process.communicate(timeout=300)
         assert process.returncode == 143, stderr
         assert "without TensorBoard events" in stderr
         assert os.path.exists(run_dir / "metrics.jsonl")

@@ -118,7 +118,7 @@ def test_killed_at_random_moments_it_makes_the_same_table(unbroken: Path, tiny_s
             wait_until(lambda: (out / "loader.log").exists() or process.poll() is not None, "the experiment's start")
             signal.sigtimedwait([], draw.uniform(0, 12))
             process.send_signal(number)
-            assert process.wait(100) in (-number, 128 + number, 0)
+            assert process.wait(300) in (-number, 128 + number, 0)
     assert conduct(EXPERIMENT, config_for(tiny_store, out)) == 0
     assert table(out) == table(unbroken)
 
@@ -132,7 +132,7 @@ def test_no_run_outlives_its_experiment(number: signal.Signals, tiny_store: Path
         try:
             owner = json.loads((run_dir / LOCK_NAME).read_text())["pid"]
             process.send_signal(number)
-            assert process.wait(150) in (-number, 128 + number)
+            assert process.wait(300) in (-number, 128 + number)
         finally:
             process.kill()
     try:

@@ -125,7 +125,7 @@ def test_after_kills_at_random_moments_each_step_is_there_once(loader_target: st
             wait_for_checkpoint(tmp_path, process, least_step=2 * kill + 1)
             signal.sigtimedwait([], drawn.uniform(0, 0.2))
             process.send_signal(signal.SIGKILL)
-            _, stderr = process.communicate(timeout=100)
+            _, stderr = process.communicate(timeout=300)
         assert "Traceback" not in stderr
     assert train(loader_target, tmp_path, *options) == 0
     train_points, epochs = read_points(tmp_path)
@@ -140,7 +140,7 @@ def test_steps_with_a_stop_between_are_there_once(loader_target: str, tmp_path: 
     with started(loader_target, tmp_path, *options) as process:
         wait_for_checkpoint(tmp_path, process, least_step=steps)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=100)
+        process.communicate(timeout=300)
     assert train(loader_target, tmp_path, *options, "--resume", "auto") == 0
     assert [point.global_step for point in read_points(tmp_path)[0]] == list(range(1, 19))
     assert_each_once(tmp_path)

@@ -46,7 +46,7 @@ def torchrun(num_ranks: int, *arguments: str) -> Iterator["subprocess.Popen[str]
 
 def run_ranks(num_ranks: int, target: str, run_dir: Path, *options: str) -> None:
     with torchrun(num_ranks, *train_command(target, run_dir, *options)) as process:
-        _, stderr = process.communicate(timeout=100)
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
 
 
@@ -120,14 +120,14 @@ def ranks_by_hand(
 
 def run_by_hand(target: str, run_dir: Path, *options: str) -> None:
     with ranks_by_hand(target, [run_dir] * 2, *options) as ranks:
-        outcomes = [process.communicate(timeout=100)[1] for process in ranks]
+        outcomes = [process.communicate(timeout=300)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], outcomes
 
 
 def test_ranks_that_would_differ_refuse_to_go_on(loader_target: str, tmp_path: Path) -> None:
     """Another seed stands for whatever puts a rank elsewhere: a checkpoint on rank 0's disk alone, another file."""
     with ranks_by_hand(loader_target, [tmp_path] * 2, last_of_rank_1=("--seed", "5")) as ranks:
-        outcomes = [process.communicate(timeout=100)[1] for process in ranks]
+        outcomes = [process.communicate(timeout=300)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [1, 1]
     for stderr in outcomes:
         assert "Traceback" not in stderr
@@ -141,7 +141,7 @@ def test_a_checkpoint_that_one_rank_cannot_read_is_refused(loader_target: str, t
     assert train(loader_target, tmp_path / "0" / "run", "--epochs", "1") == 0
     options = ("--epochs", "2", "--resume", "auto")
     with ranks_by_hand(loader_target, [Path("run")] * 2, *options, inside=[tmp_path / "0", tmp_path / "1"]) as ranks:
-        outcomes = [process.communicate(timeout=100)[1] for process in ranks]
+        outcomes = [process.communicate(timeout=300)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [1, 1]
     for stderr in outcomes:
         assert "Traceback" not in stderr
@@ -154,7 +154,7 @@ def test_ranks_whose_loader_is_gone_save(tiny_store: Path, tmp_path: Path) -> No
         with ranks_by_hand(replica.target, [tmp_path] * 2, *options) as ranks:
             wait_for_checkpoint(tmp_path, ranks[0], least_step=6)
             replica.end()
-            outcomes = [process.communicate(timeout=100)[1] for process in ranks]
+            outcomes = [process.communicate(timeout=300)[1] for process in ranks]
             assert [process.returncode for process in ranks] == [1, 1]
     for stderr in outcomes:
         assert "Traceback" not in stderr
@@ -168,7 +168,7 @@ def test_a_dead_peer_is_one_line(loader_target: str, tmp_path: Path) -> None:
     with ranks_by_hand(loader_target, [tmp_path] * 2, "--epochs", "9999", "--checkpoint-steps", "2") as ranks:
         wait_for_checkpoint(tmp_path, ranks[0], least_step=4)
         ranks[1].kill()
-        _, stderr = ranks[0].communicate(timeout=100)
+        _, stderr = ranks[0].communicate(timeout=300)
     assert ranks[0].returncode == 1
     assert "Traceback" not in stderr
     assert "another rank is gone" in stderr.splitlines()[-1]
@@ -182,8 +182,8 @@ def test_orphaned_ranks_save_and_end(loader_target: str, tmp_path: Path) -> None
         orphans = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(orphans) >= 2
         process.kill()
-        process.wait(100)
-        deadline = time.monotonic() + 100
+        process.wait(300)
+        deadline = time.monotonic() + 300
         while any(Path(f"/proc/{orphan}/cmdline").exists() for orphan in orphans):
             assert time.monotonic() < deadline, "orphans live on"
             time.sleep(0.1)
@@ -219,7 +219,7 @@ def test_a_rank_that_waits_for_the_others_ends_by_a_signal(
     with command(*train_command(loader_target, tmp_path), **env) as process:
         wait_until(lambda: _is_listening(int(env["MASTER_PORT"])), "the rank to wait for another")
         process.send_signal(number)
-        assert process.wait(100) == -number
+        assert process.wait(300) == -number
 
 
 def test_a_stopped_rank_stops_all_and_saves(loader_target: str, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_stopped_rank_stops_all_and_saves(loader_target: str, tmp_path: Path) 
     with torchrun(2, *train_command(loader_target, tmp_path, *options)) as process:
         wait_for_checkpoint(tmp_path, process, least_step=4)
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=100)
+        _, stderr = process.communicate(timeout=300)
     assert "stopped at epoch" in stderr
     found = folder.newest(tmp_path)
     assert found is not None

@@ -20,5 +20,5 @@ def test_a_second_run_is_refused_and_names_the_owner(
             assert f"held by process {process.pid} on {os.uname().nodename} since 2" in told
             assert told.count("\n") == 1
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=100)
+        process.communicate(timeout=300)
     assert train(loader_target, tmp_path, "--epochs", "1", "--resume", "auto") == 0, "a dead owner holds nothing"

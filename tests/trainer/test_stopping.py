@@ -59,7 +59,7 @@ def test_while_it_waits_for_a_loader(
         with command(*arguments) as process:
             service.wait_for_a_client()
             process.send_signal(number)
-            _, stderr = process.communicate(timeout=100)
+            _, stderr = process.communicate(timeout=300)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
 
@@ -76,7 +76,7 @@ def test_in_a_validation_that_gets_nothing(tiny_store: Path, tmp_path: Path) -> 
                 replica.send(signal.SIGSTOP)
                 signal.sigtimedwait([], 0.5)
                 process.send_signal(signal.SIGTERM)
-                _, stderr = process.communicate(timeout=100)
+                _, stderr = process.communicate(timeout=300)
                 replica.send(signal.SIGCONT)
             assert process.returncode == 143, stderr
             assert "stopped at epoch" in stderr
@@ -119,6 +119,6 @@ def test_while_it_evaluates(number: signal.Signals, code: int, loader_target: st
             wait_until(lambda: relay.num_connections > 1, "the stream's first connection", 90)
             relay.is_open.clear()
             process.send_signal(number)
-            _, stderr = process.communicate(timeout=100)
+            _, stderr = process.communicate(timeout=300)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr

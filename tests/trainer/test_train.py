@@ -69,7 +69,7 @@ def test_killed_and_resumed_is_bit_identical(unbroken: Path, loader_target: str,
     with started(loader_target, tmp_path, *options) as process:
         wait_for_checkpoint(tmp_path, process, least_step=8)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=100)
+        process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert train(loader_target, tmp_path, *options, "--resume", "auto") == 0
     assert_same_state(final(unbroken), final(tmp_path))
@@ -83,7 +83,7 @@ def test_a_stop_signal_saves_and_the_run_continues_to_the_same_bits(
     with started(loader_target, tmp_path, "--epochs", "3", "--checkpoint-steps", "1") as process:
         wait_for_checkpoint(tmp_path, process, least_step=3)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=100)
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == code, stderr
     assert "--resume auto" in stderr
     assert "Traceback" not in stderr
@@ -210,7 +210,7 @@ def test_a_service_that_goes_away_ends_in_a_checkpoint(
     with loader_processes(tiny_store, 1) as [replica], started(replica.target, tmp_path, *options) as process:
         wait_for_checkpoint(tmp_path, process, least_step=6)
         replica.end()
-        _, stderr = process.communicate(timeout=100)
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 1, stderr
     assert "continue with --resume auto" in stderr
     assert "Traceback" not in stderr
@@ -256,7 +256,7 @@ def test_a_silent_service_does_not_hold_up_a_stop(tiny_store: Path, tmp_path: Pa
         wait_for_checkpoint(tmp_path, process, least_step=4)
         replica.send(signal.SIGSTOP)
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=100)
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143, stderr
     assert "stopped at epoch" in stderr
 

@@ -94,7 +94,7 @@ def test_a_run_is_followed_as_it_grows(tiny_store: Path, tmp_path: Path) -> None
             assert "epoch 2, step 6" in get(page + "batch"), "what was seen stays"
             assert sorted(tmp_path.rglob("*")) == left, "a run is looked at, no more"
             process.send_signal(signal.SIGTERM)
-            assert process.wait(100) == 128 + signal.SIGTERM
+            assert process.wait(300) == 128 + signal.SIGTERM
             assert process.stderr is not None
             assert process.stderr.read() == "alexnet-trainer: stopped by SIGTERM\n"
     finally:
