@@ -39,7 +39,7 @@ class LoaderProcess:
     def send(self, signum: int) -> None:
         self._process.send_signal(signum)  # does nothing to a process that has been waited for
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 300.0) -> int:
         """The exit code."""
         return self._process.wait(timeout_s)
 
@@ -47,7 +47,7 @@ class LoaderProcess:
         """Kills the process, whatever state it is in."""
         self.send(signal.SIGCONT)
         self._process.kill()
-        self._process.wait(60.0)
+        self._process.wait(300.0)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -19,13 +19,17 @@ from loader_service.wire.errors import InvalidRequestError, MismatchError, Servi
 from loader_service.wire.translate import range_to_request
 from loader_service.wire.types import Batch, Description, StreamSpec
 
+_ANSWER_S = 5.0
+"""For a replica that gave no shared memory to say whether it is there."""
+
 
 class Fetcher:
     """Fetches from one replica, which described itself as ``found``, over one connection; one request at a time, for
     one thread.
 
-    Making one raises MismatchError when ``found`` is not what ``description`` says, and InvalidRequestError when
-    ``transport`` is ``shm`` and there is none to be had. The connection stays the caller's.
+    Making one raises MismatchError when ``found`` is not what ``description`` says, InvalidRequestError when
+    ``transport`` is ``shm`` and a replica that answers has none, and another LoaderError when it does not answer. The
+    connection stays the caller's.
     """
 
     def __init__(
@@ -82,11 +86,14 @@ class Fetcher:
                 raise SharedMemoryUnavailableError("it offers none")
             return SharedMemorySession(found.shared_memory_socket)
         except SharedMemoryUnavailableError as error:
-            if self._is_needed:
-                raise InvalidRequestError(
-                    f"{self._connection.target}: expected shared memory with it (--transport shm), found: {error}"
-                ) from None
-            return None
+            if not self._is_needed:
+                return None
+            # A replica that died, or was started again, since it described itself gives none for that.
+            if self._connection.describe(_ANSWER_S).shared_memory_socket != found.shared_memory_socket:
+                raise ServiceUnavailableError(f"{self._connection.target}: was started again") from None
+            raise InvalidRequestError(
+                f"{self._connection.target}: expected shared memory with it (--transport shm), found: {error}"
+            ) from None
 
 
 class Fetch(Iterator[Batch]):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,14 @@ from loader_service.client import (
     InvalidRequestError,
     LoaderClient,
     PixelFormat,
+    Security,
+    ServiceUnavailableError,
     StreamSpec,
     Transport,
     View,
 )
+from loader_service.client.fetch import Fetcher
+from loader_service.client.replica import Replica
 from loader_service.client.shared_memory import SharedMemorySession, SharedMemoryUnavailableError
 from loader_service.commands.digest import StreamDigest
 from loader_service.pipeline.slots import SlotPool
@@ -143,6 +149,23 @@ def test_only_where_it_is_offered(store: Path) -> None:
         assert digest(target, "auto") == digest(target, "grpc")
         with pytest.raises(InvalidRequestError, match="expected shared memory with it"):
             digest(target, "shm")
+
+
+def test_a_replica_that_dies_before_its_session_begins(store: Path) -> None:
+    """Or was started again at its port: another's memory, or the new one's, does as well."""
+    with loader_processes(store, 2) as replicas:
+        connection = Replica(target=replicas[0].target, security=Security()).connect()
+        with connection:
+            found = connection.describe(60)
+            attach = partial(Fetcher, spec=StreamSpec(), description=found, allocate=np.empty, copy=True)
+            gone = replace(found, shared_memory_socket=found.shared_memory_socket + "gone")
+            with pytest.raises(ServiceUnavailableError, match="was started again"):
+                attach(connection, gone, transport="shm")
+            replicas[0].send(signal.SIGKILL)
+            replicas[0].wait(300)
+            with pytest.raises(ServiceUnavailableError):
+                attach(connection, found, transport="shm")
+            assert attach(connection, found, transport="auto").session is None
 
 
 def test_no_such_service() -> None:
