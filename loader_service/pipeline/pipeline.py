@@ -214,12 +214,16 @@ def _result(future: Future[OutgoingMessage], is_wanted: Callable[[], bool]) -> O
     """The message, once it is made. Raises UnwantedError when nobody wants it any more."""
     while True:
         try:
-            return future.result(_LOOK_INTERVAL_S)
+            error = future.exception(_LOOK_INTERVAL_S)
         except TimeoutError:
-            if future.done():  # it failed with this
-                raise
             if not is_wanted():
                 raise UnwantedError from None
+            continue
+        if isinstance(error, UnwantedError):
+            # A new one: the future's own would keep the frames that it passes, which keep the future: and all memory of
+            # the stream would wait for the garbage collector.
+            raise UnwantedError
+        return future.result()
 
 
 def _free_slot(slots: SlotPool, is_wanted: Callable[[], bool]) -> Slot:

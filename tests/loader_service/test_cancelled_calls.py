@@ -1,6 +1,8 @@
 """Calls whose clients have left: their places are free at once, and nothing that was queued for them is made."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -17,6 +19,7 @@ from loader_service.client.shared_memory import SharedMemorySession
 from loader_service.pipeline.outgoing_message import OutgoingMessage
 from loader_service.pipeline.pipeline import Pipeline
 from loader_service.pipeline.plan import Job
+from loader_service.pipeline.slots import SlotPool
 from loader_service.server.server import LoaderServer
 from loader_service.wire.translate import range_to_request
 from loader_service.wire.types import Description
@@ -127,3 +130,33 @@ def test_what_one_of_two_still_wants_is_made(tiny_store: Path) -> None:
             thread.join(300)
         assert pipeline.made == [0, 3]
         assert len(second) == 1
+
+
+class PausedPipeline(GatedPipeline):
+    """Makes the first step; the others wait at the gate."""
+
+    def _make(self, job: Job, *arguments: Any) -> OutgoingMessage:
+        return super()._make(job, *arguments) if job.step else Pipeline._make(self, job, *arguments)
+
+
+@pytest.mark.parametrize("has_slots", [True, False])
+def test_what_was_held_for_those_who_left_is_freed_at_once(tiny_store: Path, has_slots: bool) -> None:
+    """By whoever drops it last, and not by the next search for cycles, which may be hours away."""
+    gc.collect()
+    gc.disable()
+    try:
+        with Store(tiny_store) as store, PausedPipeline(store, num_threads=1, message_bytes=100_000) as pipeline:
+            pipeline.gate, pipeline.made = threading.Event(), []
+            wanted, slots = [True], SlotPool(8, 1 << 20)
+            steps = replace(SPEC, crop_size=48).steps(0, 10, epoch=0)
+            stream = pipeline.messages(steps, slots=slots if has_slots else None, is_wanted=lambda: wanted[0])
+            next(stream)
+            wanted[0] = False
+            pipeline.gate.set()
+            assert len(list(stream)) < 9
+            slots.close()
+            held = weakref.ref(stream), weakref.ref(slots)
+            del stream, slots
+            wait_until(lambda: [each() for each in held] == [None, None], "all that was held to be freed", 10)
+    finally:
+        gc.enable()
