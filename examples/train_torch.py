@@ -56,6 +56,7 @@ def main() -> None:
             loss_sum, num_seen, wrong, total = sums.tolist()
             print(f"epoch {epoch}: loss {loss_sum / num_seen:.4f}, validation error {wrong / total:.1%} of {total:.0f}")
     if is_distributed:
+        torch.distributed.barrier()  # no process leaves while another still exchanges
         torch.distributed.destroy_process_group()
 
 

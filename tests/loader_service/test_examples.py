@@ -15,9 +15,19 @@ def run(*command: str) -> list[str]:
     """The lines that an example prints."""
     # One thread each: of several that share busy processors, all wait for the last.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False, env=environment
-    )
+    for _ in range(3):
+        result = subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+            env=environment,
+        )
+        # Torch's own threads, when one of several processes has ended its work: one time in twenty on a busy machine.
+        if "terminate called without an active exception" not in result.stderr:
+            break
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
