@@ -4,15 +4,14 @@ import dataclasses
 import json
 import os
 import platform
-import typing
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from commandline import one_line, write_line
+from commandline.arguments import value_types
 from commandline.files import write_whole
-from commandline.values import ValueType
 from loader_service.client import Description
 from trainer.checkpoint.saved_network import NetworkPlan
 from trainer.config import TrainConfig
@@ -82,9 +81,9 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 
 def options_of(record: dict[str, Any]) -> TrainConfig | None:
     """The options that the run was last started with; None where the record does not tell them."""
-    hints = typing.get_type_hints(TrainConfig)
-    told = {name: value for name, value in record.get("options", {}).items() if name in hints and value is not None}
+    types = {field.name: value_type for field, value_type in value_types(TrainConfig).items()}
+    told = {name: value for name, value in record.get("options", {}).items() if name in types and value is not None}
     try:
-        return TrainConfig(**{name: ValueType(name, hints[name]).from_toml(value) for name, value in told.items()})
+        return TrainConfig(**{name: types[name].from_toml(value) for name, value in told.items()})
     except (TypeError, ValueError):
         return None
