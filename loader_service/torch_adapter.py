@@ -23,7 +23,11 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from loader_service.client import Batch, ClientOptions, LoaderClient, PixelFormat, StreamSpec, View
+from loader_service.client.array_pool import ArrayPool
 from loader_service.wire.types import DEFAULT_RATIO, DEFAULT_SCALE, check_epoch
+
+_NUM_FINISHED = 3
+"""Arrays of finished images that are kept: what a consumer has, what it had before, and the next."""
 
 Transform = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -43,10 +47,20 @@ class Finish(torch.nn.Module):
         crop = mean_image[begin : begin + crop_size, begin : begin + crop_size].copy()
         self.register_buffer("mean", torch.from_numpy(crop).movedim(-1, 0), persistent=False)
 
-    def forward(self, images: torch.Tensor, colour_shifts: torch.Tensor) -> torch.Tensor:
-        """``images`` uint8 [N, 3, H, W] or [N, 10, 3, H, W], ``colour_shifts`` float32 [N, 3]; of the images' shape."""
-        shifts = colour_shifts.reshape(len(images), *[1] * (images.dim() - 4), 3, 1, 1)
-        return images.to(torch.float32) - self.mean + shifts
+    def forward(
+        self, images: torch.Tensor, colour_shifts: torch.Tensor, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``images`` uint8 [N, 3, H, W] or [N, 10, 3, H, W], ``colour_shifts`` float32 [N, 3]; of the images' shape, in
+        ``out`` (float32) if it is given.
+        """
+        # One pass a term, all in the same memory: fresh memory costs more than the arithmetic. A shift for every column
+        # makes rows of one piece, where three values at a time would take three times as long.
+        finished = torch.empty_like(images, dtype=torch.float32) if out is None else out
+        finished.copy_(images)
+        finished -= self.mean
+        shifts = colour_shifts.reshape(len(images), *[1] * (images.dim() - 2), 3)
+        finished += shifts.expand(*shifts.shape[:-2], images.shape[-1], 3).contiguous().movedim(-1, -3)
+        return finished
 
 
 class _Position(NamedTuple):
@@ -118,6 +132,7 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         self._is_finished_here = pixel_format is None
         self._finish: Finish | None = None
         """Made when the mean image is known."""
+        self._finished_arrays = ArrayPool(lambda: _NUM_FINISHED)
         self._process = os.getpid()
         self._device = None if device is None else torch.device(device)
         self.batch_size = batch_size
@@ -137,10 +152,11 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         """Stands for the iteration that began last."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_client": None, "_latest": None, "_finish": None}
+        return self.__dict__ | dict.fromkeys(("_client", "_latest", "_finish", "_finished_arrays"))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._finished_arrays = ArrayPool(lambda: _NUM_FINISHED)
         self._client = LoaderClient(*self._connect)
 
     @property
@@ -269,7 +285,11 @@ class RemoteLoader(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             self._process = os.getpid()
         if self._finish is None:
             self._finish = Finish(self._client.describe().mean_image, images.shape[-1]).to(self._device)
-        finished: torch.Tensor = self._finish(images, shifts)
+        out = None
+        if images.device.type == "cpu":
+            pixels = images.movedim(-3, -1)
+            out = torch.from_numpy(self._finished_arrays(tuple(pixels.shape), np.float32)).movedim(-1, -3)
+        finished: torch.Tensor = self._finish(images, shifts, out)
         return finished
 
 

@@ -46,7 +46,9 @@ def batches(run: Run) -> Iterator[Stream]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    ray.init(num_cpus=run.workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        address="local", num_cpus=run.workers, include_dashboard=False, log_to_driver=False, configure_logging=False
+    )
     stream = in_numpy(run.data)
     try:
         yield stream

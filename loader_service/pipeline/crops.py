@@ -49,7 +49,9 @@ class CropMaker:
         mean = self._store.statistics.mean_image[at : at + size, at : at + size]
         finished = crops.astype(np.float32)
         finished -= mean
-        finished += shifts[:, None, None, None, :]
+        # Whole rows at once: three values at a time would take three times as long.
+        rows = finished.reshape(*crops.shape[:3], size * 3)
+        rows += np.tile(shifts, size)[:, None, None, :]
         return finished
 
     def _window(self, split: str, index: int, top: int, left: int, height: int, width: int) -> tuple[int, UInt8]:

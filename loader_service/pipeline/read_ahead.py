@@ -18,9 +18,10 @@ from preprocess.store import Store
 
 log = logging.getLogger(__name__)
 
-# Asking costs a little even where the kernel has everything: after so many records of which none had to be waited for,
-# nothing is asked until one has to be.
-_AWAKE_RECORDS = 1 << 14
+# Asking costs processor time where the kernel has everything, of decode threads too, which it interrupts: after so many
+# records of which none had to be waited for, nothing is asked until one has to be. A store that is in memory when a
+# service starts shows it sooner.
+_AWAKE_RECORDS, _FIRST_AWAKE_RECORDS = 1 << 14, 1 << 10
 _FIRST_DEPTH_BYTES = 8 << 20
 _MAX_WAITING_JOBS = 256
 # To ask may wait: for the index of a shard that was not open, or for a device whose queue is full.
@@ -48,7 +49,7 @@ class ReadAhead:
         self._lock = threading.Lock()
         self._depth = min(_FIRST_DEPTH_BYTES, max_bytes)
         self._pending = 0  # bytes of jobs that were taken from their plans and not yet handed on
-        self._awake = _AWAKE_RECORDS  # records that will be asked for unless another one is waited for
+        self._awake = _FIRST_AWAKE_RECORDS  # records that will be asked for unless another one is waited for
         self._deepened_at = 0  # ``num_bytes`` then
         self._waits_seen = 0
         self._reported_at, self._reported_wait_s = time.monotonic(), 0.0

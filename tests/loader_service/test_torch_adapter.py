@@ -1,5 +1,6 @@
 """The adapter: a DataLoader to whoever uses it."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -143,6 +144,15 @@ def test_finished_here_is_finished_there(loader_target: str, split: str, view: V
     assert [images.stride() for images, _ in batches] == [images.stride() for images, _ in expected]
     assert here.spec.step_bytes(64) * 4 == there.spec.step_bytes(64)
     here.load_state_dict(there.state_dict())
+
+
+def test_memory_of_finished_images_is_used_again(loader_target: str) -> None:
+    """Where nobody holds them: fresh memory costs more than to finish images does."""
+    with closing(RemoteLoader(loader_target, batch_size=4)) as loader:
+        places = [images.data_ptr() for images, _ in loader]
+        assert len(set(places)) <= 3 < len(places)
+        held = [images for images, _ in loader]
+        assert len({images.data_ptr() for images in held}) == len(held)
 
 
 def test_finish_for_those_who_take_uint8(loader_target: str) -> None:
