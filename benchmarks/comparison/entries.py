@@ -226,6 +226,7 @@ def entries(num_cores: int | None = None) -> tuple[Entry, ...]:
         _ours("ours-shm-yuv420", "ours: YUV 4:2:0 store, shared memory", "shm-yuv420", around, part="decoded"),
         _ours("ours-grpc-yuv420", "ours: YUV 4:2:0 store, gRPC", "grpc-yuv420", around, part="decoded"),
         _ours("ours-shm-raw", "ours: raw store, shared memory", "shm-raw", around, part="decoded"),
+        _ours("ours-slots-raw", "ours: raw store, shared memory, `copy=False`", "slots-raw", around, part="decoded"),
         _ours("ours-grpc-raw", "ours: raw store, gRPC", "grpc-raw", around, part="decoded"),
         _ours(
             "ours-grpc-cached", "ours: JPEG store, all decoded in memory, gRPC", "grpc-cached", around, part="decoded"
@@ -289,5 +290,6 @@ TARGETS = (
     Target(entry="ours-shm", against="tf-data", at_least=1.15),
     Target(entry="ours-grpc-raw", against="ffcv-raw", at_least=2.5),
     Target(entry="ours-shm-raw", against="ffcv-raw", at_least=4.0),
+    Target(entry="ours-slots-raw", against="ffcv-raw", at_least=4.0),
     Target(entry="ours-pipeline-2", against="ours-pipeline-1", at_least=1.85),
 )

@@ -1,8 +1,9 @@
 """Ours: loader processes and a client in this process.
 
 --variant TRANSPORT-STORE: ``grpc-jpeg``, ``grpc-raw``, ``grpc-yuv420`` and the same with ``shm``, from ``--workers``
-processes of one thread each; ``grpc-cached`` (JPEG, decoded images kept in memory) from one process with ``--workers``
-threads, whose cache they share. ``pipeline-jpeg`` is the decode pipeline without transport, in ``--workers`` processes.
+processes of one thread each; ``slots-raw``, where batches are the slots of shared memory; ``grpc-cached`` (JPEG,
+decoded images kept in memory) from one process with ``--workers`` threads, whose cache they share. ``pipeline-jpeg`` is
+the decode pipeline without transport, in ``--workers`` processes.
 A view may follow: ``shm-jpeg-resized_crop``.
 """
 
@@ -35,10 +36,13 @@ def batches(run: Run) -> Iterator[Stream]:
     command = [sys.executable, "-m", "loader_service", "serve", "--store", str(folder), "--listen", "127.0.0.1:0"]
     command += ["--processes", str(processes), "--threads", str(threads), "--log-level", "error"]
     command += ["--cache-bytes", str(1 << 34)] if is_cached else []
+    are_slots = transport == "slots"
+    command += ["--message-bytes", "20MB"] if are_slots else []  # a batch of 128 is one message
+    client_options = ClientOptions(transport="shm", copy=False) if are_slots else ClientOptions(transport=transport)
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         targets = [server.stdout.readline().split()[-1] for _ in range(processes)]
-        with LoaderClient(targets, ClientOptions(transport=transport)) as client:
+        with LoaderClient(targets, client_options) as client:
             if is_cached:
                 for batch in client.stream(replace(spec, shuffle=False, drop_last=False)):
                     del batch
