@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--duration-s", type=float, default=3.0)
+    parser.add_argument("--duration-s", type=float, default=15.0, help="long against what a window holds (default: 15)")
     options = parser.parse_args()
     run = Run(options.store, options.processes, options.rounds, options.duration_s)
     print(json.dumps(MEASURES[options.measure](run), indent=1))
