@@ -127,7 +127,7 @@ def test_jobs_are_taken_ahead_as_far_as_allowed(raw_store: Path) -> None:
 
 
 def test_a_store_in_memory_is_not_asked_for(raw_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some records without a wait, fewer of them at the start, nothing is asked until one has to be waited for."""
+    """After some records without a wait, fewer at the start, nothing is asked until one has to be waited for."""
     monkeypatch.setattr(read_ahead, "_FIRST_AWAKE_RECORDS", 32)
     monkeypatch.setattr(read_ahead, "_AWAKE_RECORDS", 64)
     with Store(raw_store) as store, Pipeline(store, num_threads=1, message_bytes=MESSAGE_BYTES) as pipeline:

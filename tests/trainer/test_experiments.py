@@ -15,6 +15,7 @@ import pytest
 
 from commandline.arguments import parse_arguments
 from commandline.folder_lock import LOCK_NAME
+from loader_service.client.machine import Processors
 from loader_service.commands.connect import ConnectConfig
 from tests.thoroughness import NUM_KILLS, moments
 from tests.trainer.runs import NETWORK
@@ -23,7 +24,7 @@ from trainer.checkpoint import folder
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.experiments.command import conduct
-from trainer.experiments.config import ExperimentConfig
+from trainer.experiments.config import ExperimentConfig, threads_of_each
 from trainer.experiments.engine import OUTCOME_NAME
 from trainer.experiments.estimates import Estimate, mean_of, paired_difference
 from trainer.experiments.experiment import Arm, Conclusion, Evidence, Experiment, Row
@@ -167,6 +168,13 @@ def test_runs_reach_the_loaders_as_their_experiment_does(tmp_path: Path) -> None
     config = ExperimentConfig(name="figure-1", out=tmp_path / "out", target=("loaders.example.org:7000",), **given)
     found = parse_arguments(TrainConfig, "train", "", config.machine_options)
     assert {name: found[name] for name in given} == given
+
+
+def test_runs_at_once_share_the_cores() -> None:
+    """Each with threads for all of them would take several times as long."""
+    large = Processors(num_threads=64, num_cores=32)
+    assert [threads_of_each(large, at_once) for at_once in (1, 4, 32, 64)] == [None, 8, 1, 1]
+    assert threads_of_each(dataclasses.replace(large, quota=6.5), 2) == 3
 
 
 def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> None:

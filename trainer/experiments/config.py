@@ -7,6 +7,7 @@ from typing import Literal
 
 from commandline import option, required
 from commandline.options import option_name
+from loader_service.client.machine import Processors, processors
 from loader_service.commands.connect import ConnectConfig
 
 ExperimentName = Literal["figure-1", "ablations", "table-1", "table-2", "figure-3", "figure-4"]
@@ -36,7 +37,12 @@ class ExperimentConfig(ConnectConfig):
         "devices of each run, as --devices of train (default: the machine's GPUs, or cpu,cpu)",
         metavar="DEVICE,DEVICE",
     )
-    threads: int | None = option(None, "CPU threads of each run (default: torch's choice)", least=1, most=4096)
+    threads: int | None = option(
+        None,
+        "CPU threads of each run (default: torch's choice, or an equal part of the cores for each of --at-once)",
+        least=1,
+        most=4096,
+    )
     split: str = option("val", "tables and figure-4: split to evaluate, and to show images of")
     train_split: str = option("train", "figure-4: split in which neighbours are sought")
 
@@ -53,9 +59,17 @@ class ExperimentConfig(ConnectConfig):
     def machine_options(self) -> tuple[str, ...]:
         """Options of ``train`` that say where and how a run is computed, and how it reaches the loaders."""
         connect = [field for field in dataclasses.fields(ConnectConfig) if field.name != "target"]
-        values = {"--devices": ",".join(self.devices), "--threads": self.threads}
+        threads = self.threads or threads_of_each(processors(), self.at_once)
+        values = {"--devices": ",".join(self.devices), "--threads": threads}
         values |= {option_name(field): getattr(self, field.name) for field in connect}
         given = {name: value for name, value in values.items() if value not in (None, "", False)}
         return tuple(
             text for name, value in given.items() for text in ((name,) if value is True else (name, str(value)))
         )
+
+
+def threads_of_each(found: Processors, at_once: int) -> int | None:
+    """CPU threads of each of several runs, which share the cores of a machine; None for one run, which has them all."""
+    if at_once == 1:
+        return None
+    return max(int(min(found.num_cores, found.quota or found.num_cores)) // at_once, 1)
