@@ -11,9 +11,9 @@ The images, and the peers' environments, are those of scripts/bench (benchmarks/
 BENCH_DIR makes one alone; a peer without is left out). ``short`` runs each program twice a round, interleaved: with all
 of its file in the page cache; and in a memory cgroup (version 1 or 2) that leaves it what it used then and 0.4 of the
 file, with nothing of the file in memory at the start. What the disk itself gives, at random, is measured in each
-round too, and what a read from it costs in processor time: that sets how many images two cores can do. A program that
-does not live within the limit is left out of that round. Medians over the rounds, ratios of pairs within a round. The
-machine must be idle.
+round too, and what a read from it costs in processor time: the cores may be the limit before the disk is. A program
+that does not live within the limit is left out of that round. Medians over the rounds, ratios of pairs within a
+round. The machine must be idle.
 """
 
 import argparse
@@ -55,6 +55,10 @@ class Program:
     environment: str | None
     reads: str
     encoding: str
+
+
+class ProgramError(ValueError):
+    """A program ended with an error, as one does that the kernel kills for want of memory."""
 
 
 PROGRAMS = (
@@ -132,15 +136,17 @@ def _measure_short(options: argparse.Namespace, data: Path, programs: list[Progr
         for program in programs[number % len(programs) :] + programs[: number % len(programs)]:
             try:
                 found[program.name].append(_short_of_memory(options, data, program))
-            except ValueError as error:
-                print(f"round {number + 1}: {program.name}: left out: {error}", flush=True)
+            except ProgramError as error:
+                print(f"round {number + 1}: left out: {error}", flush=True)
             else:
                 print(f"round {number + 1}: {program.name}: {_short(found[program.name][-1])}", flush=True)
+    if not any(found.values()):
+        raise ValueError("expected a program that runs here, found none")
     _print({name: _medians(rounds) for name, rounds in found.items() if rounds})
 
 
 def _short_of_memory(options: argparse.Namespace, data: Path, program: Program) -> dict[str, float]:
-    """One program's figures. Raises ValueError when it does not run."""
+    """One program's figures. Raises ProgramError when it fails, and ValueError where the condition cannot be made."""
     files = _files(data / program.reads)
     image_bytes = sum(file.stat().st_size for file in files) / _num_stored(data, program)
     _read(files)
@@ -325,7 +331,7 @@ def _command(
     command += ["--data", str(data), "--variant", program.variant]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S)
     if done.returncode:
-        raise ValueError(f"{program.name}: exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+        raise ProgramError(f"{program.name}: exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
     return done.stdout.splitlines()[-1] if done.stdout else ""
 
 
