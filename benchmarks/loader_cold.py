@@ -2,6 +2,7 @@
 
     python -m benchmarks.loader_cold short --bench-dir bench-envs       # memory for 0.4 of the images, against warm
     python -m benchmarks.loader_cold short --latency-ms 1 ...           # on a disk of so much latency (slow_disk.py)
+    python -m benchmarks.loader_cold short --disk-reads 1000 ...        # on a disk that gives no more than that
     python -m benchmarks.loader_cold cost --bench-dir bench-envs --before CHECKOUT
                                                                          # warm: processor time against another commit
     python -m benchmarks.loader_cold imagenet --bench-dir bench-envs --photos FOLDER
@@ -23,17 +24,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.comparison.images import make_images
+from benchmarks.disk_and_memory import disk_rate, drop, files_in, limits, read, read_bytes
 from benchmarks.slow_disk import slow_disk
 from loader_service.client import ClientOptions, LoaderClient, StreamSpec
 from preprocess.store import Store
@@ -41,7 +40,6 @@ from preprocess.store import Store
 ROOT = Path(__file__).resolve().parent.parent
 SHARE = 0.4
 _TIMEOUT_S = 300.0
-_DISK_DEPTH, _DISK_S = 16, 2.0
 _IMAGENET_TRAIN, _IMAGENET_VAL, _IMAGENET_CLASSES = 1_281_167, 50_000, 1000
 
 
@@ -102,6 +100,7 @@ def main() -> int:
     parser.add_argument("--bench-dir", type=Path, default=Path("bench-envs"))
     parser.add_argument("--images", type=int, default=8192, help="stored training images (default: 8192)")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="short: what each read of the disk takes longer")
+    parser.add_argument("--disk-reads", type=int, help="short: reads a second that the disk is held to")
     parser.add_argument("--photos", type=Path, help="imagenet: a folder with train/CLASS/*, linked to again and again")
     parser.add_argument("--before", type=Path, help="cost: a checkout of the commit to compare with")
     parser.add_argument("--rounds", type=int, default=3)
@@ -147,15 +146,18 @@ def _measure_short(options: argparse.Namespace, data: Path, programs: list[Progr
 
 def _short_of_memory(options: argparse.Namespace, data: Path, program: Program) -> dict[str, float]:
     """One program's figures. Raises ProgramError when it fails, and ValueError where the condition cannot be made."""
-    files = _files(data / program.reads)
+    files = files_in(data / program.reads)
     image_bytes = sum(file.stat().st_size for file in files) / _num_stored(data, program)
-    _read(files)
+    read(files)
     warm = _run(options, data, program)
-    _drop(files)
-    disk, disk_us = _disk_images_per_s(files, round(image_bytes))
-    _drop(files)
+    drop(files)
+    with limits(disk_reads=options.disk_reads, disk=data) as prefix:
+        command = [*prefix, sys.executable, "-m", "benchmarks.disk_and_memory", str(data / program.reads)]
+        done = subprocess.run([*command, f"{round(image_bytes)}"], cwd=ROOT, check=True, capture_output=True, text=True)
+    disk, disk_us = json.loads(done.stdout)
+    drop(files)
     limit_bytes = round(warm["memory_mb"] * 1e6 + SHARE * sum(file.stat().st_size for file in files))
-    with memory_limit(limit_bytes) as prefix:
+    with limits(memory_bytes=limit_bytes, disk_reads=options.disk_reads, disk=data) as prefix:
         tight = _run(options, data, program, prefix)
     read_share = tight["read_bytes"] / (tight["images"] * image_bytes)
     possible = min(warm["images_per_s"], disk / max(read_share, 1e-9))
@@ -184,7 +186,7 @@ def cost(options: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, float]]] = {program.name: [] for program in programs}
     for _ in range(options.rounds):
         for program in programs:
-            _read(_files(data / program.reads))
+            read(files_in(data / program.reads))
             now = _run(options, data, program)["cpu_s_per_1000"]
             before = _run(options, data, program, root=options.before.resolve())["cpu_s_per_1000"]
             again = _run(options, data, program)["cpu_s_per_1000"]
@@ -202,17 +204,17 @@ def imagenet(options: argparse.Namespace) -> None:
             raise ValueError("--photos: expected a folder with train/CLASS/*, found none given")
         links = options.bench_dir / "imagenet" / "links"
         _link(options.photos.resolve(), links)
-        command = [sys.executable, "-m", "preprocess", "run", "--source", str(links), "--out", str(store)]
-        subprocess.run(command, check=True)
-    files = _files(store / "shards")
+        command = [sys.executable, "-m", "preprocess", "run", "--source", str(links), "--follow-links"]
+        subprocess.run([*command, "--out", str(store)], check=True)
+    files = files_in(store / "shards")
     with Store(store) as opened:
         splits = opened.manifest.splits.values()
         image_bytes = sum(file.stat().st_size for file in files) / sum(split.num_images for split in splits)
     found = []
     for _ in range(options.rounds):
-        _drop(_files(store))
-        disk, _ = _disk_images_per_s(files, round(image_bytes))
-        _drop(_files(store))
+        drop(files_in(store))
+        disk, _ = disk_rate(files, round(image_bytes))
+        drop(files_in(store))
         command = [sys.executable, "-m", "loader_service", "serve", "--store", str(store), "--listen", "127.0.0.1:0"]
         server = subprocess.Popen(
             [*command, "--processes", "2", "--log-level", "error"], stdout=subprocess.PIPE, text=True
@@ -235,49 +237,19 @@ def _read_cold(targets: list[str], server: int, image_bytes: float, seconds: flo
         with client.stream(StreamSpec(seed=time.time_ns()), num_epochs=None) as stream:
             next(stream)
             first_batch_s = time.monotonic() - started
-            from_bytes, begin = _read_bytes(server), time.monotonic()
+            from_bytes, begin = read_bytes(server), time.monotonic()
             while time.monotonic() - begin < seconds:
                 num_images += next(stream).num_images
             elapsed_s = time.monotonic() - begin
-            read_bytes = _read_bytes(server) - from_bytes
+            num_bytes = read_bytes(server) - from_bytes
     return {
         "images/s": num_images / elapsed_s,
         "first batch s": first_batch_s,
-        "bytes read / bytes of records": read_bytes / (num_images * image_bytes),
+        "bytes read / bytes of records": num_bytes / (num_images * image_bytes),
     }
 
 
 MEASUREMENTS: dict[str, Callable[[argparse.Namespace], None]] = {"short": short, "cost": cost, "imagenet": imagenet}
-
-
-@contextmanager
-def memory_limit(limit_bytes: int) -> Iterator[list[str]]:
-    """A memory cgroup, page cache included: yields what a command must begin with to run in it.
-
-    Raises ValueError, saying what is missing, where this process may not make one.
-    """
-    version_1, version_2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-    if (version_1 / "memory.limit_in_bytes").exists():
-        top, limit = version_1, "memory.limit_in_bytes"
-    elif "memory" in _text(version_2 / "cgroup.subtree_control"):
-        top, limit = version_2, "memory.max"
-    else:
-        raise ValueError("/sys/fs/cgroup: expected a memory controller, of version 1 or 2, found none")
-    group = top / f"loader-cold-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / limit).write_text(str(limit_bytes))
-    except OSError as error:
-        raise ValueError(f"{group}: a memory cgroup cannot be made here ({error.strerror}): run this as root") from None
-    try:
-        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
-    finally:
-        for _ in range(100):
-            try:
-                group.rmdir()
-                break
-            except OSError:  # its processes are still ending
-                time.sleep(0.1)
 
 
 def _images(options: argparse.Namespace) -> Path:
@@ -335,37 +307,6 @@ def _command(
     return done.stdout.splitlines()[-1] if done.stdout else ""
 
 
-def _disk_images_per_s(files: Sequence[Path], image_bytes: int) -> tuple[float, float]:
-    """Reads of an image's bytes a second that the disk gives at random places, 16 at a time, past the page cache, and
-    microseconds of processor time for each."""
-    size_bytes = -(-image_bytes // 4096) * 4096
-    descriptors = [os.open(file, os.O_RDONLY) for file in files if file.stat().st_size > 2 * size_bytes]
-    for descriptor in descriptors:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-    counts = [0] * _DISK_DEPTH
-    stop, from_cpu_s = time.monotonic() + _DISK_S, time.process_time()
-
-    def read(number: int) -> None:
-        draw = np.random.default_rng([number, time.time_ns()])
-        buffer = bytearray(size_bytes)
-        while time.monotonic() < stop:
-            descriptor = descriptors[draw.integers(len(descriptors))]
-            last = (os.fstat(descriptor).st_size - size_bytes) // 4096
-            place = int(draw.integers(last)) * 4096
-            os.preadv(descriptor, [buffer], place)
-            os.posix_fadvise(descriptor, place, size_bytes, os.POSIX_FADV_DONTNEED)
-            counts[number] += 1
-
-    readers = [threading.Thread(target=read, args=(number,)) for number in range(_DISK_DEPTH)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return sum(counts) / _DISK_S, (time.process_time() - from_cpu_s) / max(sum(counts), 1) * 1e6
-
-
 def _link(photos: Path, links: Path) -> None:
     """ImageNet's tree: a thousand class folders of links to the photographs that there are, again and again."""
     found = sorted((photos / "train").glob("*/*"))
@@ -379,38 +320,6 @@ def _link(photos: Path, links: Path) -> None:
             link = folder / f"{number:07d}.JPEG"
             if not link.is_symlink():
                 link.symlink_to(found[number % len(found)])
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-
-
-def _read(files: Sequence[Path]) -> None:
-    for file in files:
-        with file.open("rb", buffering=0) as opened:
-            while opened.read(1 << 22):
-                pass
-
-
-def _drop(files: Sequence[Path]) -> None:
-    for file in files:
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _read_bytes(pid: int) -> int:
-    """Bytes that a process and its children have had read from disks."""
-    children = _text(Path(f"/proc/{pid}/task/{pid}/children")).split()
-    own = [line.split()[1] for line in _text(Path(f"/proc/{pid}/io")).splitlines() if line.startswith("read_bytes")]
-    return sum(map(int, own)) + sum(_read_bytes(int(child)) for child in children)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -87,7 +87,9 @@ class ReadAhead:
         """Has a job's records asked for, if that may be worth it; bytes that now count as pending."""
         self._note_waits()
         with self._lock:
-            if not self._max_bytes or self._awake <= 0:
+            asks = self._max_bytes > 0 and self._awake > 0
+            self._store.reads.are_from_disk = asks
+            if not asks:
                 return 0
             size_bytes = len(job.indices) * self._image_bytes
             self._pending += size_bytes

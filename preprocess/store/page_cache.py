@@ -8,13 +8,13 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-# A kernel reads no more than a device's read-ahead for one request, 128 KB where nobody has changed it.
-_REQUEST_BYTES = 1 << 17
+_LEAST_REQUEST_BYTES = 1 << 17
 _PAGE_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 _ONE_BYTE = [bytearray(1)]  # what is read there is of no interest
@@ -26,6 +26,25 @@ def read_no_further(descriptor: int) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
+def request_bytes(descriptor: int) -> int:
+    """The bytes of a file that the kernel reads for one request, and no more: as its device goes, 128 KB at least."""
+    return _request_bytes(os.fstat(descriptor).st_dev, Path("/sys"))
+
+
+@lru_cache
+def _request_bytes(device: int, sys: Path) -> int:
+    # mm/readahead.c: the device's read-ahead or its longest transfer, whichever is more.
+    number = f"{os.major(device)}:{os.minor(device)}"
+    limits = [sys / "class/bdi" / number / "read_ahead_kb"]
+    for queue in ("queue", "../queue"):  # of a disk, and of a disk's partition
+        limits += [sys / "dev/block" / number / queue / name for name in ("read_ahead_kb", "max_sectors_kb")]
+    found = [_LEAST_REQUEST_BYTES]
+    for limit in limits:
+        with suppress(OSError, ValueError):
+            found.append(int(limit.read_text()) * 1024)
+    return max(found)
+
+
 def will_need(descriptor: int, extents: Iterable[tuple[int, int]]) -> None:
     """Has the kernel begin to read extents, (offset, bytes) in ascending order: neighbours together.
 
@@ -33,20 +52,21 @@ def will_need(descriptor: int, extents: Iterable[tuple[int, int]]) -> None:
     """
     if not hasattr(os, "posix_fadvise"):
         return
+    most_bytes = request_bytes(descriptor)
     for begin, end in _merged(extents):
-        for offset in range(begin, end, _REQUEST_BYTES):
-            size_bytes = min(end - offset, _REQUEST_BYTES)
+        for offset in range(begin, end, most_bytes):
+            size_bytes = min(end - offset, most_bytes)
             os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_WILLNEED)
 
 
-def is_cached(descriptor: int, offset: int, size_bytes: int) -> bool | None:
+def is_cached(descriptor: int, offset: int, size_bytes: int, request_bytes: int) -> bool | None:
     """Whether the kernel has bytes of a file in memory: the last of each request for them, since they come together.
     None where the system does not say. Raises EOFError when the file ends before.
     """
     if not hasattr(os, "RWF_NOWAIT"):
         return None
     try:
-        for end in range(offset + size_bytes, offset, -_REQUEST_BYTES):
+        for end in range(offset + size_bytes, offset, -request_bytes):
             if not os.preadv(descriptor, _ONE_BYTE, end - 1, os.RWF_NOWAIT):
                 raise EOFError
     except BlockingIOError:

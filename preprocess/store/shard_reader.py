@@ -20,9 +20,9 @@ _LONGEST_COPY_S = 0.001
 
 
 class ShardFile:
-    """A shard that any number of threads read. What the kernel has in memory is not copied; what it has not is read in
-    one piece, where others may go on meanwhile: a mapping alone would wait for its pages one by one, and hold Python's
-    lock.
+    """A shard that any number of threads read. What the kernel has in memory need not be copied; what it has not is
+    read in one piece, where others may go on meanwhile: a mapping alone would wait for its pages one by one, and hold
+    Python's lock.
 
     Raises DamagedRecordError when it is not the shard of the manifest, as far as its size, its index and its digests
     say, and StoreUnavailableError when the system does not let it be opened.
@@ -47,6 +47,7 @@ class ShardFile:
         if status.st_size != info.size_bytes:
             raise ValueError(f"expected {info.size_bytes:,} bytes, found {status.st_size:,}: truncated or foreign")
         page_cache.read_no_further(self._descriptor)
+        self._request_bytes = page_cache.request_bytes(self._descriptor)
         places = record_places(self._descriptor, info.num_images)
         self._checksums: memoryview | None = None
         self._written_ns = status.st_mtime_ns
@@ -75,8 +76,10 @@ class ShardFile:
         """What the checksum of a record should be, or of the list of names; None in shards that do not say."""
         return None if self._checksums is None else self._checksums[position]
 
-    def read(self, position: int) -> tuple[memoryview, float]:
+    def read(self, position: int, *, is_copied: bool) -> tuple[memoryview, float]:
         """The bytes of a record, and how long it waited for the disk; the list of names is at ``num_images``.
+
+        With ``is_copied`` they are a copy in any case, and not the kernel's own memory.
 
         Raises DamagedRecordError when the file has become shorter, since to touch what is mapped there would kill the
         process, or was written to though nothing in it would show that, and StoreUnavailableError when the disk cannot
@@ -88,8 +91,8 @@ class ShardFile:
             )
         offset, size_bytes = self._offsets[position], self._sizes[position]
         try:
-            is_cached = page_cache.is_cached(self._descriptor, offset, size_bytes)
-            if is_cached:
+            is_cached = page_cache.is_cached(self._descriptor, offset, size_bytes, self._request_bytes)
+            if is_cached and not is_copied:
                 return self._mapping[offset : offset + size_bytes], 0.0
             started = time.perf_counter()
             record = os.pread(self._descriptor, size_bytes, offset)
@@ -104,7 +107,8 @@ class ShardFile:
             ) from None
         except (OSError, MemoryError) as error:
             raise store_error(self.path, error) from None
-        return memoryview(record), 0.0 if is_cached is None and elapsed_s < _LONGEST_COPY_S else elapsed_s
+        is_copy = is_cached or (is_cached is None and elapsed_s < _LONGEST_COPY_S)
+        return memoryview(record), 0.0 if is_copy else elapsed_s
 
     def will_need(self, positions: Iterable[int]) -> int:
         """Has the kernel begin to read records; returns their bytes. May wait for the device to take the requests."""

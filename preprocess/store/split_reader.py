@@ -22,6 +22,9 @@ class Reads:
         self.num_bytes = 0
         self.num_waits = 0
         self.wait_s = 0.0
+        self.are_from_disk = False
+        """Said by whoever knows: most of what is read was just brought from the disk, and will make room for more soon.
+        It is copied then: memory that is mapped too costs the kernel several times as much to take back."""
         self._lock = threading.Lock()
 
     def add_wait(self, wait_s: float) -> None:
@@ -105,7 +108,7 @@ class SplitReader:
             raise DamagedRecordError(f"{file.path}: key {position}: {error}") from None
 
     def _record(self, file: ShardFile, position: int) -> memoryview:
-        record, wait_s = file.read(position)
+        record, wait_s = file.read(position, is_copied=self._reads.are_from_disk)
         self._reads.num_bytes += len(record)  # no lock: a count now and then lost costs less
         if wait_s:
             self._reads.add_wait(wait_s)

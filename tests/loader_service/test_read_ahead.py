@@ -59,6 +59,13 @@ def bytes_from_disk() -> int:
     return int(found[1])
 
 
+def mapped_bytes(store: Path) -> int:
+    """What of a store's shards is mapped into this process now."""
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    sizes = [re.search(r"^Rss: +(\d+) kB", each, re.MULTILINE) for each in mappings if str(store) in each]
+    return 1024 * sum(int(size[1]) for size in sizes if size)
+
+
 @contextmanager
 def reading_ahead(store: Store, max_bytes: int, cache: DecodedCache | None = None) -> Iterator[ReadAhead]:
     ahead = ReadAhead(store, cache or DecodedCache(0), max_bytes=max_bytes, num_threads=1)
@@ -145,6 +152,22 @@ def test_a_store_in_memory_is_not_asked_for(raw_store: Path, monkeypatch: pytest
         assert 0 < counts[0] <= 40 * RECORD_BYTES
         assert counts[1] == counts[0]
         assert counts[2] > counts[1]
+
+
+def test_what_comes_from_the_disk_is_not_mapped(raw_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel can take its pages back at once; those of a store in memory are mapped, and not copied."""
+    drop(raw_store)
+    with Store(raw_store) as store:
+        with Pipeline(store, num_threads=2, message_bytes=MESSAGE_BYTES) as pipeline:
+            for _ in pipeline.messages(steps(0, 10)):
+                pass
+            assert mapped_bytes(raw_store) == 0
+        monkeypatch.setattr(read_ahead, "_FIRST_AWAKE_RECORDS", 1)
+        for max_bytes in (0, 1 << 20):
+            with Pipeline(store, num_threads=2, message_bytes=MESSAGE_BYTES, read_ahead_bytes=max_bytes) as pipeline:
+                for _ in pipeline.messages(steps(0, 2)):
+                    pass
+            assert mapped_bytes(raw_store) > 32 * IMAGE_BYTES
 
 
 def test_images_that_are_kept_decoded_are_not_read(raw_store: Path) -> None:

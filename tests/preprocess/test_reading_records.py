@@ -132,6 +132,35 @@ def test_the_kernel_reads_the_records_that_were_asked_for_and_no_more(tmp_path: 
         assert resident_bytes(shard) <= 32 * (asked // 4 + 2 * 4096) + index_bytes
 
 
+def test_a_request_is_as_long_as_the_device_lets_it_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reads no more for one, and what is below that should not be two."""
+    sys, disk = tmp_path / "sys", tmp_path / "sys/devices/disk"
+    for path, kilobytes in (
+        (disk / "queue/read_ahead_kb", "128\n"),
+        (disk / "queue/max_sectors_kb", "1280\n"),
+        (sys / "class/bdi/0:48/read_ahead_kb", "15360\n"),  # a network file system
+        (sys / "class/bdi/0:49/read_ahead_kb", "0\n"),
+        (sys / "class/bdi/0:50/read_ahead_kb", "unknown\n"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(kilobytes)
+    (disk / "disk1").mkdir()
+    (sys / "dev/block").mkdir(parents=True)
+    (sys / "dev/block/8:0").symlink_to(disk)
+    (sys / "dev/block/8:1").symlink_to(disk / "disk1")
+    found = {
+        number: page_cache._request_bytes(os.makedev(*number), sys)
+        for number in ((8, 0), (8, 1), (0, 48), (0, 49), (0, 50), (7, 7))
+    }
+    assert [size // 1024 for size in found.values()] == [1280, 1280, 15360, 128, 128, 128]
+
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, offset, size_bytes, __: asked.append((offset, size_bytes)))
+    monkeypatch.setattr(page_cache, "request_bytes", lambda _: found[8, 0])
+    page_cache.will_need(0, [(0, 196_624), (1 << 20, 1 << 21)])
+    assert asked == [(0, 196_624), (1 << 20, 1_310_720), ((1 << 20) + 1_310_720, (1 << 21) - 1_310_720)]
+
+
 def test_verify_leaves_the_page_cache_as_it_found_it(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store", num_train=64, num_val=16, images_per_shard=16, side=128, encoding="raw")
     shards = sorted((path / "shards").glob("*.lmdb"))
