@@ -49,19 +49,31 @@ def test_epochs_to_the_goal_lie_between_two_epochs_in_proportion() -> None:
     assert epochs_to_goal(points(0.6, 0.4)) is None
 
 
-def test_figure_1_runs_the_other_seeds_at_the_rate_that_came_first() -> None:
+def test_figure_1_tries_rates_until_the_best_lies_between_worse_ones() -> None:
+    """And then runs the other seeds at that: a best rate at the end of those tried may not be the best."""
     experiment = declared("figure-1")
-    grid = [
+
+    def further(*outcomes: Outcome) -> list[tuple[str, tuple[int, ...]]]:
+        return [(arm.name, arm.seeds) for arm in experiment.then(Results(outcomes))]
+
+    assert [arm.name for arm in experiment.arms] == [
+        f"{unit} at {rate}" for unit in ("relu", "tanh") for rate in (0.001, 0.002)
+    ]
+    tried = [
         outcome("relu at 0.001", 0, 0.5, 0.2),
         outcome("relu at 0.002", 0, 0.4, 0.1),
-        outcome("relu at 0.004", 0, diverged="the loss is nan"),
-        outcome("tanh at 0.001", 0, 0.6, 0.5),
-        outcome("tanh at 0.002", 0, 0.6, 0.4),
+        outcome("tanh at 0.001", 0, 0.6, 0.4),
+        outcome("tanh at 0.002", 0, 0.6, 0.5),
     ]
-    assert [(arm.name, arm.seeds) for arm in experiment.then(Results(grid))] == [
-        ("relu at 0.002", (0, 1, 2)),
-        ("tanh at 0.002", (0, 1, 2)),
-    ]
+    assert further(*tried) == [("relu at 0.004", (0,)), ("tanh at 0.0005", (0,))]
+    tried += [outcome("relu at 0.004", 0, diverged="the loss is nan"), outcome("tanh at 0.0005", 0, 0.5, 0.3)]
+    assert further(*tried) == [("relu at 0.002", (0, 1, 2)), ("tanh at 0.00025", (0,))]
+    diverged = [outcome(f"relu at {rate}", 0, diverged="the loss is nan") for rate in (0.001, 0.002)]
+    assert further(*diverged, *tried[2:4]) == [("relu at 0.0005", (0,)), ("tanh at 0.0005", (0,))]
+    ends = [outcome(f"{unit} at {rate:g}", 0, 0.9 - rate) for unit in ("relu", "tanh") for rate in (0.008, 0.016)]
+    assert further(*ends) == [("relu at 0.016", (0, 1, 2)), ("tanh at 0.016", (0, 1, 2))]
+    quick = declared("figure-1", quick=True).then(Results(tried))
+    assert [(arm.name, arm.seeds) for arm in quick] == [("relu at 0.002", (0,)), ("tanh at 0.0005", (0,))]
 
 
 @pytest.mark.parametrize("name", ["figure-1", "ablations", "table-1"])

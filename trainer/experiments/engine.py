@@ -55,10 +55,12 @@ class Engine:
 
         Raises TrainerError when a run fails (it goes on when the experiment is started again), and Stopped.
         """
-        first = self._made(self._experiment.arms)
-        further = self._experiment.then(first)
-        arms = _merged([*self._experiment.arms, *further])
-        return arms, self._made(arms)
+        arms = self._experiment.arms
+        while True:
+            results = self._made(arms)
+            known, arms = arms, _merged([*arms, *self._experiment.then(results)])
+            if arms == known:
+                return arms, results
 
     def command_of(self, arm: Arm, seed: int) -> tuple[str, ...]:
         """What is typed after ``python -m`` to make one run by itself, but for where the loader is."""

@@ -133,7 +133,7 @@ class Experiment:
     """Options of ``train`` that all arms share."""
     arms: tuple[Arm, ...] = ()
     then: Callable[[Results], tuple[Arm, ...]] = lambda results: ()
-    """Further arms, or further seeds, that depend on how ``arms`` ended."""
+    """Further arms, or further seeds, that depend on how those so far ended; asked until it has none that are new."""
     conclude: Callable[[Evidence], Conclusion]
 
 

@@ -12,12 +12,11 @@ from trainer.report.charts import Line, line_chart
 
 GOAL = 0.25
 """Training error, as a fraction: the dashed line of [P] figure 1."""
-RATES: dict[Activation, tuple[float, ...]] = {
-    "relu": (0.0005, 0.001, 0.002, 0.004),
-    "tanh": (0.0005, 0.001, 0.002, 0.004, 0.008),
-}
-QUICK_RATE = 0.001
-"""One of each unit's rates."""
+UNITS: tuple[Activation, ...] = ("relu", "tanh")
+RATES = tuple(0.001 * 2.0**power for power in range(-4, 5))
+"""Those that may be tried, in ascending order."""
+FIRST_RATES = (0.001, 0.002)
+"""Those that are: from here on towards the better ones, until the best has a worse one on either side."""
 EPOCHS: dict[Activation, int] = {"relu": 16, "tanh": 48}
 """Runs end here, whether they have reached the goal or not."""
 SEEDS = 3
@@ -25,18 +24,21 @@ CLAIM = "ReLU reaches 25 % training error in fewer epochs than tanh: epochs with
 
 
 def figure_1(config: ExperimentConfig) -> Experiment:
-    """A grid of rates with one seed for each unit, then the other seeds at the rate that was best."""
-    units: tuple[Activation, ...] = ("relu", "tanh")
+    """Rates with one seed for each unit until the best is known, then the other seeds at that."""
     seeds = tuple(range(config.seeds or (1 if config.quick else SEEDS)))
-    arms = tuple(
-        _arm(unit, rate, seeds[:1], config.epochs)
-        for unit in units
-        for rate in ((QUICK_RATE,) if config.quick else RATES[unit])
-    )
+    first_rates = FIRST_RATES[:1] if config.quick else FIRST_RATES
+    arms = tuple(_arm(unit, rate, seeds[:1], config.epochs) for unit in UNITS for rate in first_rates)
 
     def then(results: Results) -> tuple[Arm, ...]:
-        best = [_best(unit, results) for unit in units]
-        return tuple(_arm(*each, seeds, config.epochs) for each in best if each is not None)
+        further = []
+        for unit in UNITS:
+            rate = None if config.quick else _next_rate(unit, results)
+            best = _best(unit, results)
+            if rate is not None:
+                further.append(_arm(unit, rate, seeds[:1], config.epochs))
+            elif best is not None:
+                further.append(_arm(*best, seeds, config.epochs))
+        return tuple(further)
 
     return Experiment(
         name="figure-1",
@@ -46,9 +48,10 @@ def figure_1(config: ExperimentConfig) -> Experiment:
             "for CIFAR-10: three convolutions of 32, 32 and 64 maps of 5x5, pooling windows of 3x3 two apart (the "
             "greatest value, then means), one full layer to ten classes; batches of 128, momentum 0.9, biases at "
             "twice the weights' rate; no norms, no weight decay, no crops, mirrors or noise.",
-            f"Each unit is trained at {len(arms)} rates in all with seed {seeds[0]}; at the rate that reached the "
-            "goal first, or came nearest to it, with the other seeds too. The training error of an epoch is the mean "
-            "over its steps, while weights change; between epochs it is taken to change evenly.",
+            f"Each unit is trained with seed {seeds[0]} at rates of which each is twice the one before, until the one "
+            "that reached the goal first, or came nearest to it, has a worse one on either side; at that rate with the "
+            "other seeds too. The training error of an epoch is the mean over its steps, while weights change; between "
+            "epochs it is taken to change evenly.",
             "Where the store was made from CIFAR-10 as JPEG files, its pixels are not those of the original.",
         ),
         setting=("--recipe", "cifar10", "--crop", "32", "--no-augment", "--colour-pca", "off", "--batch-size", "128"),
@@ -81,7 +84,7 @@ def _name(unit: Activation, rate: float) -> str:
 def _best(unit: Activation, results: Results) -> tuple[Activation, float] | None:
     """The unit and the rate whose run reached the goal first or, if none has, ended nearest; None if all diverged."""
     ranked: list[tuple[float, float, float]] = []
-    for rate in RATES[unit]:
+    for rate in RATES:
         for outcome in results.of(_name(unit, rate)):
             if outcome.diverged is None:
                 reached = epochs_to_goal(outcome.epochs)
@@ -89,9 +92,18 @@ def _best(unit: Activation, results: Results) -> tuple[Activation, float] | None
     return (unit, min(ranked)[2]) if ranked else None
 
 
+def _next_rate(unit: Activation, results: Results) -> float | None:
+    """The rate to try next: beside the best of those tried, or below all where all diverged; None: no more."""
+    tried = [rate for rate in RATES if results.of(_name(unit, rate))]
+    best = _best(unit, results)
+    place = RATES.index(tried[0]) if best is None else RATES.index(best[1])
+    beside = (place - 1,) if best is None else (place - 1, place + 1)
+    return next((RATES[each] for each in beside if 0 <= each < len(RATES) and RATES[each] not in tried), None)
+
+
 def _conclude(results: Results) -> Conclusion:
     names: dict[Activation, str] = {}
-    for unit in RATES:
+    for unit in UNITS:
         best = _best(unit, results)
         if best is not None:
             names[unit] = _name(*best)
@@ -114,7 +126,7 @@ def _ratio(
     runs: dict[Activation, tuple[Outcome, ...]], reached: dict[Activation, list[float | None]]
 ) -> Estimate | None:
     """Epochs with tanh over those with ReLU; a lower bound where a run with tanh ended before the goal."""
-    if runs.keys() != RATES.keys():
+    if len(runs) < len(UNITS):
         return None
     relu = [epochs for epochs in reached["relu"] if epochs is not None]
     pairs = zip(runs["tanh"], reached["tanh"], strict=True)
