@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from tests.waiting import wait_until
 from trainer.checkpoint import folder
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
+from trainer.experiments import engine
 from trainer.experiments.command import conduct
 from trainer.experiments.config import ExperimentConfig, threads_of_each
 from trainer.experiments.engine import OUTCOME_NAME
 from trainer.experiments.estimates import Estimate, mean_of, paired_difference
 from trainer.experiments.experiment import Arm, Conclusion, Evidence, Experiment, Row
+from trainer.experiments.runner import Job
 
 SETTING = (
     *(each for each in NETWORK if each not in ("--devices", "cpu,cpu")),
@@ -175,6 +178,23 @@ def test_runs_at_once_share_the_cores() -> None:
     large = Processors(num_threads=64, num_cores=32)
     assert [threads_of_each(large, at_once) for at_once in (1, 4, 32, 64)] == [None, 8, 1, 1]
     assert threads_of_each(dataclasses.replace(large, quota=6.5), 2) == 3
+
+
+def test_runs_of_one_seed_are_at_work_at_once(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that they share what the loader makes for them: runs of different seeds have no image in common."""
+    begun: list[str] = []
+
+    def run_jobs(jobs: Sequence[Job], **_: Any) -> None:
+        begun.extend(job.name for job in jobs)
+        raise TrainerError("enough")
+
+    monkeypatch.setattr(engine, "run_jobs", run_jobs)
+    seeds = tuple(dataclasses.replace(arm, seeds=(0, 1)) for arm in EXPERIMENT.arms)
+    with pytest.raises(TrainerError, match="enough"):
+        conduct(dataclasses.replace(EXPERIMENT, arms=seeds), config_for(tiny_store, tmp_path))
+    assert begun == ["plain, seed 0", "wild, seed 0", "plain, seed 1", "wild, seed 1"]
 
 
 def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> None:

@@ -68,6 +68,7 @@ class Engine:
 
     def _made(self, arms: Sequence[Arm]) -> Results:
         wanted = [(arm, seed, self._run_dir(arm, seed)) for arm in arms for seed in arm.seeds]
+        wanted.sort(key=lambda each: each[1])  # runs of one seed at once: the loader makes their images once for all
         jobs = {}
         for arm, seed, run_dir in wanted:
             if not (run_dir / OUTCOME_NAME).is_file():
