@@ -31,6 +31,7 @@ from trainer.experiments.engine import OUTCOME_NAME
 from trainer.experiments.estimates import Estimate, mean_of, paired_difference
 from trainer.experiments.experiment import Arm, Conclusion, Evidence, Experiment, Row
 from trainer.experiments.runner import Job
+from trainer.monitor.metrics import read_points
 
 SETTING = (
     *(each for each in NETWORK if each not in ("--devices", "cpu,cpu")),
@@ -70,6 +71,14 @@ ENDLESS = dataclasses.replace(
     EXPERIMENT,
     setting=(*SETTING, "--epochs", "100000", "--checkpoint-steps", "2"),
     arms=EXPERIMENT.arms[:1],
+)
+
+
+ENOUGH = dataclasses.replace(
+    ENDLESS,
+    then=lambda results: (),
+    is_enough=lambda points: len(points) > 1,
+    conclude=lambda evidence: Conclusion(),
 )
 
 
@@ -195,6 +204,19 @@ def test_runs_of_one_seed_are_at_work_at_once(
     with pytest.raises(TrainerError, match="enough"):
         conduct(dataclasses.replace(EXPERIMENT, arms=seeds), config_for(tiny_store, tmp_path))
     assert begun == ["plain, seed 0", "wild, seed 0", "plain, seed 1", "wild, seed 1"]
+
+
+def test_a_run_ends_when_it_has_done_enough(tiny_store: Path, tmp_path: Path) -> None:
+    """And counts as if it had been to end there, however much further it came until it was told, or was killed."""
+    outs = [tmp_path / "unbroken", tmp_path / "killed"]
+    run_dir = outs[1] / "runs" / "plain-seed-0"
+    with started("ENOUGH", tiny_store, outs[1]) as process:
+        wait_until(lambda: len(read_points(run_dir)[1]) > 1 or process.poll() is not None, "two epochs")
+        process.kill()
+    for out in outs:
+        assert conduct(ENOUGH, config_for(tiny_store, out)) == 0
+        assert [len(run["epochs"]) for run in table(out)["runs"]] == [2]
+    assert table(outs[0]) == table(outs[1])
 
 
 def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> None:

@@ -76,9 +76,13 @@ class Engine:
                 jobs[job] = (arm, seed, run_dir)
         done = len(wanted) - len(jobs)
 
+        def is_enough(job: Job) -> bool:
+            return self._num_enough(jobs[job][2]) is not None
+
         def ended(job: Job, exit_code: int) -> None:
             nonlocal done
-            outcome = _outcome_of(job, *jobs[job], exit_code=exit_code)
+            arm, seed, run_dir = jobs[job]
+            outcome = _outcome_of(job, arm, seed, run_dir, exit_code=exit_code, num_enough=self._num_enough(run_dir))
             write_whole(outcome.run_dir / OUTCOME_NAME, json.dumps(_to_plain(outcome), indent=1))
             done += 1
             write_line(f"{done}/{len(wanted)} runs: {_in_words(outcome)}")
@@ -87,8 +91,17 @@ class Engine:
             write_line(
                 f"{done}/{len(wanted)} runs are there; each writes to log.txt in its folder under {self._out}/runs"
             )
-        run_jobs(list(jobs), at_once=self._at_once, stop=self._stop, ended=ended)
+        run_jobs(list(jobs), at_once=self._at_once, stop=self._stop, is_enough=is_enough, ended=ended)
         return Results(_read(arm, seed, run_dir) for arm, seed, run_dir in wanted)
+
+    def _num_enough(self, run_dir: Path) -> int | None:
+        """The epochs with which a run has done enough, when all that belongs to them is recorded; None: it has not."""
+        is_enough = self._experiment.is_enough
+        if is_enough is None:
+            return None
+        points, consumed = read_points(run_dir)[1], _consumed_in(run_dir)
+        most = len(points) if consumed is None else min(len(points), len(consumed))
+        return next((num for num in range(1, most + 1) if is_enough(points[:num])), None)
 
     def _job(self, arm: Arm, seed: int, run_dir: Path) -> Job:
         where = ("--target", self._target, "--run-dir", str(run_dir), "--resume", "auto")
@@ -131,11 +144,12 @@ def _merged(arms: Iterable[Arm]) -> tuple[Arm, ...]:
     return tuple(found.values())
 
 
-def _outcome_of(job: Job, arm: Arm, seed: int, run_dir: Path, *, exit_code: int) -> Outcome:
-    """How a run has ended. Raises TrainerError, with its last line, unless it trained to its end or diverged."""
-    record = read_record(run_dir)
-    diverged = record.get("outcome", {}).get("diverged") if exit_code else None
-    if exit_code and diverged is None:
+def _outcome_of(job: Job, arm: Arm, seed: int, run_dir: Path, *, exit_code: int, num_enough: int | None) -> Outcome:
+    """How a run has ended. Raises TrainerError, with its last line, unless it trained to its end, did enough or
+    diverged."""
+    is_short = exit_code != 0 and num_enough is None
+    diverged = read_record(run_dir).get("outcome", {}).get("diverged") if is_short else None
+    if is_short and diverged is None:
         raise TrainerError(
             f"the run {job.name} ended with {exit_code}: {last_line(job.log)}; it goes on when the experiment is "
             "started again"
@@ -145,9 +159,15 @@ def _outcome_of(job: Job, arm: Arm, seed: int, run_dir: Path, *, exit_code: int)
         seed=seed,
         run_dir=run_dir,
         diverged=diverged,
-        epochs=tuple(read_points(run_dir)[1]),
-        consumed=tuple(record.get("stream", {}).get("consumed_by_epoch") or ()),
+        epochs=tuple(read_points(run_dir)[1][:num_enough]),
+        consumed=tuple((_consumed_in(run_dir) or [])[:num_enough]),
     )
+
+
+def _consumed_in(run_dir: Path) -> list[str] | None:
+    """The digests of the stream that a run has recorded; None when it keeps none, or has recorded nothing."""
+    found: list[str] | None = read_record(run_dir).get("stream", {}).get("consumed_by_epoch")
+    return found
 
 
 def _to_plain(outcome: Outcome) -> dict[str, Any]:

@@ -134,6 +134,9 @@ class Experiment:
     arms: tuple[Arm, ...] = ()
     then: Callable[[Results], tuple[Arm, ...]] = lambda results: ()
     """Further arms, or further seeds, that depend on how those so far ended; asked until it has none that are new."""
+    is_enough: Callable[[Sequence[EpochPoint]], bool] | None = None
+    """Whether a run has shown by its epochs so far what was asked of it: it ends then, and later ones do not count.
+    None: each is trained to its end."""
     conclude: Callable[[Evidence], Conclusion]
 
 

@@ -18,7 +18,7 @@ RATES = tuple(0.001 * 2.0**power for power in range(-4, 5))
 FIRST_RATES = (0.001, 0.002)
 """Those that are: from here on towards the better ones, until the best has a worse one on either side."""
 EPOCHS: dict[Activation, int] = {"relu": 16, "tanh": 48}
-"""Runs end here, whether they have reached the goal or not."""
+"""Runs end when they have reached the goal, and here if they have not."""
 SEEDS = 3
 CLAIM = "ReLU reaches 25 % training error in fewer epochs than tanh: epochs with tanh / epochs with ReLU"
 
@@ -51,12 +51,13 @@ def figure_1(config: ExperimentConfig) -> Experiment:
             f"Each unit is trained with seed {seeds[0]} at rates of which each is twice the one before, until the one "
             "that reached the goal first, or came nearest to it, has a worse one on either side; at that rate with the "
             "other seeds too. The training error of an epoch is the mean over its steps, while weights change; between "
-            "epochs it is taken to change evenly.",
+            "epochs it is taken to change evenly. A run ends with the epoch that reaches the goal.",
             "Where the store was made from CIFAR-10 as JPEG files, its pixels are not those of the original.",
         ),
         setting=("--recipe", "cifar10", "--crop", "32", "--no-augment", "--colour-pca", "off", "--batch-size", "128"),
         arms=arms,
         then=then,
+        is_enough=lambda points: epochs_to_goal(points) is not None,
         conclude=lambda evidence: _conclude(evidence.results),
     )
 

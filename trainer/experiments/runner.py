@@ -14,6 +14,8 @@ from trainer.errors import Stopped, TrainerError
 
 LOOK_S = 0.1
 """How often processes are looked at."""
+LOOK_INTO_S = 2.0
+"""How often it is asked whether they have done enough."""
 START_TIMEOUT_S = 120.0
 """How long a loader may take until it serves."""
 END_TIMEOUT_S = 120.0
@@ -64,12 +66,21 @@ class Child:
         self._process.stdin.close()
 
 
-def run_jobs(jobs: Sequence[Job], *, at_once: int, stop: StopRequests, ended: Callable[[Job, int], None]) -> None:
-    """Runs ``jobs``, ``at_once`` of them at a time; ``ended`` gets each with its exit code.
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    at_once: int,
+    stop: StopRequests,
+    is_enough: Callable[[Job], bool],
+    ended: Callable[[Job, int], None],
+) -> None:
+    """Runs ``jobs``, ``at_once`` of them at a time; ``ended`` gets each with its exit code. One that has done enough is
+    asked to end.
 
     Raises Stopped when a signal has come, and what ``ended`` raises, once all that still ran have saved and ended.
     """
-    waiting, running = list(reversed(jobs)), list[Child]()
+    waiting, running, ending = list(reversed(jobs)), list[Child](), set[Job]()
+    looked_into = time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -82,6 +93,12 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, stop: StopRequests, ended: Ca
                     running.remove(child)
                     child.close()
                     ended(child.job, code)
+            if time.monotonic() - looked_into > LOOK_INTO_S:
+                for child in running:
+                    if child.job not in ending and is_enough(child.job):
+                        child.terminate()
+                        ending.add(child.job)
+                looked_into = time.monotonic()
     finally:
         for child in running:
             child.terminate()
