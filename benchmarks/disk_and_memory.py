@@ -29,14 +29,14 @@ def limits(
 
     Raises ValueError, saying what is missing, where this process may not make them.
     """
-    wanted = []
+    wanted = []  # of each limit the controller, its file and the value, in version 1 and in version 2
     if memory_bytes is not None:
-        wanted.append(("memory", "memory.limit_in_bytes", "memory.max", str(memory_bytes)))
+        value = str(memory_bytes)
+        wanted.append((("memory", "memory.limit_in_bytes", value), ("memory", "memory.max", value)))
     if disk_reads is not None:
         number = _device_number(disk)
-        is_first = (_GROUPS / "blkio").exists()
-        value = f"{number} {disk_reads}" if is_first else f"{number} riops={disk_reads}"
-        wanted.append(("blkio" if is_first else "io", "blkio.throttle.read_iops_device", "io.max", value))
+        first = ("blkio", "blkio.throttle.read_iops_device", f"{number} {disk_reads}")
+        wanted.append((first, ("io", "io.max", f"{number} riops={disk_reads}")))
     with ExitStack() as stack:
         groups = dict.fromkeys(stack.enter_context(_group(*each)) for each in wanted)
         enter = "".join(f"echo $$ > {group}/cgroup.procs && " for group in groups)
@@ -44,13 +44,13 @@ def limits(
 
 
 @contextmanager
-def _group(controller: str, file_1: str, file_2: str, value: str) -> Iterator[Path]:
-    if (_GROUPS / controller / file_1).exists():
-        top, file = _GROUPS / controller, file_1
-    elif controller in _text(_GROUPS / "cgroup.subtree_control").split():
-        top, file = _GROUPS, file_2
+def _group(first: tuple[str, str, str], second: tuple[str, str, str]) -> Iterator[Path]:
+    if (_GROUPS / first[0] / first[1]).exists():
+        top, (_, file, value) = _GROUPS / first[0], first
+    elif second[0] in _text(_GROUPS / "cgroup.subtree_control").split():
+        top, (_, file, value) = _GROUPS, second
     else:
-        raise ValueError(f"{_GROUPS}: expected a controller {controller}, of version 1 or 2, found none")
+        raise ValueError(f"{_GROUPS}: expected the controller {first[0]} (version 1) or {second[0]} (2), found neither")
     group = top / f"benchmark-{os.getpid()}"
     try:
         group.mkdir(exist_ok=True)
@@ -97,13 +97,6 @@ def drop(files: Sequence[Path]) -> None:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def read_bytes(pid: int) -> int:
-    """Bytes that a process and its children have had read from disks."""
-    children = _text(Path(f"/proc/{pid}/task/{pid}/children")).split()
-    own = [line.split()[1] for line in _text(Path(f"/proc/{pid}/io")).splitlines() if line.startswith("read_bytes")]
-    return sum(map(int, own)) + sum(read_bytes(int(child)) for child in children)
 
 
 def disk_rate(files: Sequence[Path], size_bytes: int) -> tuple[float, float]:

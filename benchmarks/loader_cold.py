@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.images import make_images
-from benchmarks.disk_and_memory import disk_rate, drop, files_in, limits, read, read_bytes
+from benchmarks.disk_and_memory import disk_rate, drop, files_in, limits, read
+from benchmarks.peers.measure import tree_read_bytes
 from benchmarks.slow_disk import slow_disk
 from loader_service.client import ClientOptions, LoaderClient, StreamSpec
 from preprocess.store import Store
@@ -223,7 +224,7 @@ def imagenet(options: argparse.Namespace) -> None:
         try:
             assert server.stdout is not None
             targets = [server.stdout.readline().split()[-1] for _ in range(2)]
-            found.append(_read_cold(targets, server.pid, image_bytes, options.seconds) | {"disk": disk})
+            found.append(_read_cold(targets, image_bytes, options.seconds) | {"disk": disk})
             print(_short(found[-1]), flush=True)
         finally:
             server.terminate()
@@ -231,18 +232,18 @@ def imagenet(options: argparse.Namespace) -> None:
     _print({f"cold, {len(files):,} shards": _medians(found)})
 
 
-def _read_cold(targets: list[str], server: int, image_bytes: float, seconds: float) -> dict[str, float]:
+def _read_cold(targets: list[str], image_bytes: float, seconds: float) -> dict[str, float]:
     with LoaderClient(targets, ClientOptions()) as client:
         started = time.monotonic()
         num_images = 0
         with client.stream(StreamSpec(seed=time.time_ns()), num_epochs=None) as stream:
             next(stream)
             first_batch_s = time.monotonic() - started
-            from_bytes, begin = read_bytes(server), time.monotonic()
+            from_bytes, begin = tree_read_bytes(), time.monotonic()
             while time.monotonic() - begin < seconds:
                 num_images += next(stream).num_images
             elapsed_s = time.monotonic() - begin
-            num_bytes = read_bytes(server) - from_bytes
+            num_bytes = tree_read_bytes() - from_bytes
     return {
         "images/s": num_images / elapsed_s,
         "first batch s": first_batch_s,

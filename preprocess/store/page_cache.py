@@ -59,14 +59,14 @@ def will_need(descriptor: int, extents: Iterable[tuple[int, int]]) -> None:
             os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_WILLNEED)
 
 
-def is_cached(descriptor: int, offset: int, size_bytes: int, request_bytes: int) -> bool | None:
-    """Whether the kernel has bytes of a file in memory: the last of each request for them, since they come together.
-    None where the system does not say. Raises EOFError when the file ends before.
+def is_cached(descriptor: int, offset: int, size_bytes: int, most_bytes: int) -> bool | None:
+    """Whether the kernel has bytes of a file in memory: the last of each request for them, of ``most_bytes`` at most,
+    since they come together. None where the system does not say. Raises EOFError when the file ends before.
     """
     if not hasattr(os, "RWF_NOWAIT"):
         return None
     try:
-        for end in range(offset + size_bytes, offset, -request_bytes):
+        for end in range(offset + size_bytes, offset, -most_bytes):
             if not os.preadv(descriptor, _ONE_BYTE, end - 1, os.RWF_NOWAIT):
                 raise EOFError
     except BlockingIOError:
