@@ -7,6 +7,8 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -18,6 +20,8 @@ _LEAST_REQUEST_BYTES = 1 << 17
 _PAGE_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 _ONE_BYTE = [bytearray(1)]  # what is read there is of no interest
+_mincore = ctypes.CDLL(None).mincore
+_mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 def read_no_further(descriptor: int) -> None:
@@ -59,23 +63,72 @@ def will_need(descriptor: int, extents: Iterable[tuple[int, int]]) -> None:
             os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_WILLNEED)
 
 
-def is_cached(descriptor: int, offset: int, size_bytes: int, most_bytes: int) -> bool | None:
-    """Whether the kernel has bytes of a file in memory: the last of each request for them, of ``most_bytes`` at most,
-    since they come together. None where the system does not say. Raises EOFError when the file ends before.
-    """
+class _Answer(threading.local):
+    """Where the kernel writes its answer: each thread's own."""
+
+    def __init__(self) -> None:
+        self.of_one_page = ctypes.create_string_buffer(1)
+
+
+_answer = _Answer()
+
+
+class MappedFile:
+    """A file's bytes where the kernel has them, and whether it has them: to touch others waits for the disk, page by
+    page. Any number of threads may ask."""
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        mapping = mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ)
+        mapping.madvise(mmap.MADV_RANDOM)
+        self.content = memoryview(mapping)
+        self._address, self._most_bytes = _address(mapping), request_bytes(descriptor)
+        self._descriptor, self._is_told = descriptor, _is_told(descriptor)
+
+    def is_cached(self, offset: int, size_bytes: int) -> bool | None:
+        """Whether the kernel has bytes in memory: the last of each request for them, since they come together. None
+        where the system does not say. Nothing is read for it; what is behind the file's end is not there."""
+        if not self._is_told:
+            return None if _is_there_at_once(self._descriptor, offset + size_bytes - 1) else False
+        answer = _answer.of_one_page
+        for end in range(offset + size_bytes, offset, -self._most_bytes):
+            if _mincore(self._address + (end - 1 & -mmap.PAGESIZE), 1, answer) != 0:
+                return None
+            if answer[0] == b"\0":
+                return False
+        # The kernel may keep pages behind the end of a file that was truncated; to touch them kills the process.
+        return os.lseek(self._descriptor, 0, os.SEEK_END) >= offset + size_bytes
+
+
+def _is_told(descriptor: int) -> bool:
+    """Whether the kernel says which pages of a file it has. Who neither owns the file nor may write to it is told that
+    it has them all, and so is everybody in a sandbox that does not know: of memory that nobody has touched, too."""
+    if sys.platform != "linux":
+        return False
+    with mmap.mmap(-1, mmap.PAGESIZE) as untouched:
+        page = ctypes.create_string_buffer(b"\1", 1)
+        if _mincore(_address(untouched), mmap.PAGESIZE, page) != 0 or page[0] != b"\0":
+            return False
+    is_owner = os.fstat(descriptor).st_uid == os.geteuid()
+    return is_owner or os.access(f"/proc/self/fd/{descriptor}", os.W_OK, effective_ids=True)
+
+
+def _is_there_at_once(descriptor: int, offset: int) -> bool:
+    """Whether one byte of a file can be read without waiting. To ask begins to read its page, which a quick disk may
+    have done at once: True says nothing of other pages."""
     if not hasattr(os, "RWF_NOWAIT"):
-        return None
+        return True
     try:
-        for end in range(offset + size_bytes, offset, -most_bytes):
-            if not os.preadv(descriptor, _ONE_BYTE, end - 1, os.RWF_NOWAIT):
-                raise EOFError
+        return os.preadv(descriptor, _ONE_BYTE, offset, os.RWF_NOWAIT) == 1
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
-        return None
-    return True
+        return True
+
+
+def _address(mapping: mmap.mmap) -> int:
+    return int(np.frombuffer(mapping, np.uint8).ctypes.data)
 
 
 @contextmanager
@@ -103,8 +156,7 @@ def absent(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
         return
     with mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ) as mapping:
         pages = np.zeros(-(-size_bytes // mmap.PAGESIZE), np.uint8)
-        address = np.frombuffer(mapping, np.uint8).ctypes.data
-        if ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), pages.ctypes) != 0:
+        if _mincore(_address(mapping), size_bytes, pages.ctypes) != 0:
             return
     is_absent = np.concatenate([[False], pages & 1 == 0, [False]])
     borders = np.flatnonzero(is_absent[1:] != is_absent[:-1]) * mmap.PAGESIZE

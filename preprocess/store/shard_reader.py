@@ -1,6 +1,5 @@
 """One shard's file, open for reading: its records by position, and what the disk is asked for ahead of that."""
 
-import mmap
 import os
 import time
 from collections.abc import Iterable
@@ -47,7 +46,6 @@ class ShardFile:
         if status.st_size != info.size_bytes:
             raise ValueError(f"expected {info.size_bytes:,} bytes, found {status.st_size:,}: truncated or foreign")
         page_cache.read_no_further(self._descriptor)
-        self._request_bytes = page_cache.request_bytes(self._descriptor)
         places = record_places(self._descriptor, info.num_images)
         self._checksums: memoryview | None = None
         self._written_ns = status.st_mtime_ns
@@ -61,9 +59,7 @@ class ShardFile:
                 )
             self._checksums = digests.checksums.data
             places = np.delete(places, info.num_images, axis=0)
-        mapping = mmap.mmap(self._descriptor, info.size_bytes, prot=mmap.PROT_READ)
-        mapping.madvise(mmap.MADV_RANDOM)
-        self._mapping = memoryview(mapping)
+        self._mapped = page_cache.MappedFile(self._descriptor, info.size_bytes)
         # An item of these is a Python number at once, for a fourth of the time that one of an array takes.
         self._offsets, self._sizes = (np.ascontiguousarray(column).data for column in places.T)
 
@@ -91,9 +87,9 @@ class ShardFile:
             )
         offset, size_bytes = self._offsets[position], self._sizes[position]
         try:
-            is_cached = page_cache.is_cached(self._descriptor, offset, size_bytes, self._request_bytes)
+            is_cached = self._mapped.is_cached(offset, size_bytes)
             if is_cached and not is_copied:
-                return self._mapping[offset : offset + size_bytes], 0.0
+                return self._mapped.content[offset : offset + size_bytes], 0.0
             started = time.perf_counter()
             record = os.pread(self._descriptor, size_bytes, offset)
             elapsed_s = time.perf_counter() - started

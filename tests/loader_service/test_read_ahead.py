@@ -23,7 +23,7 @@ from loader_service.pipeline.pipeline import Pipeline
 from loader_service.pipeline.plan import Job, Planner
 from loader_service.pipeline.read_ahead import ReadAhead
 from loader_service.wire.types import StepRange
-from preprocess.store import Manifest, Store
+from preprocess.store import Manifest, Store, page_cache
 from tests.processes import LoaderProcess, free_port
 from tests.stores import make_store
 
@@ -45,11 +45,14 @@ def steps(first: int, last: int, *, shuffle: bool = True) -> StepRange:
 
 
 def drop(store: Path) -> None:
-    """Has the kernel forget the shards' pages, but those that this process has touched in a mapping."""
+    """Has the kernel forget the shards' pages, but those that this process has touched in a mapping; skips the test
+    where it forgets none."""
     for shard in (store / "shards").glob("*.lmdb"):
         with shard.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if not any(page_cache.absent(file.fileno(), shard.stat().st_size)):
+                pytest.skip("the file system keeps its pages in memory")
 
 
 def bytes_from_disk() -> int:
@@ -147,8 +150,6 @@ def test_a_store_in_memory_is_not_asked_for(raw_store: Path, monkeypatch: pytest
             for _ in pipeline.messages(steps(first, first + 5, shuffle=False)):
                 pass
             counts.append(pipeline._read_ahead.num_bytes)
-        if store.reads.num_waits == 0:
-            pytest.skip("the file system keeps its pages in memory")
         assert 0 < counts[0] <= 40 * RECORD_BYTES
         assert counts[1] == counts[0]
         assert counts[2] > counts[1]

@@ -1,5 +1,6 @@
 """Where records lie, which of their bytes are read, and what stays in memory."""
 
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -125,11 +126,66 @@ def test_the_kernel_reads_the_records_that_were_asked_for_and_no_more(tmp_path: 
         num_waits = store.reads.num_waits
         reader.read(30)
         assert store.reads.num_waits == num_waits
-        # A disk may be as quick as memory now and then.
         for index in range(31, 60):
             reader.read(index)
-        assert store.reads.num_waits > num_waits
+        assert store.reads.num_waits == num_waits + 29
         assert resident_bytes(shard) <= 32 * (asked // 4 + 2 * 4096) + index_bytes
+
+
+def test_to_ask_what_is_in_memory_reads_nothing(tmp_path: Path) -> None:
+    """A disk may be so quick that what the question began to read is there for the answer, and nothing around it."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 16 * 64)
+    drop(path)
+    with path.open("rb") as file:
+        page_cache.read_no_further(file.fileno())
+        mapped = page_cache.MappedFile(file.fileno(), 64 * 4096)
+        for first, last in ((0, 1), (4095, 4097), (5 * 4096 + 7, 64 * 4096)):
+            assert mapped.is_cached(first, last - first) is False
+        assert resident_bytes(path) == 0
+        os.pread(file.fileno(), 3 * 4096, 10 * 4096)
+        for first, last, is_cached in (
+            (10 * 4096, 13 * 4096, True),
+            (11 * 4096 + 9, 11 * 4096 + 10, True),
+            (10 * 4096, 13 * 4096 + 1, False),
+        ):
+            assert mapped.is_cached(first, last - first) is is_cached
+        assert resident_bytes(path) == 3 * 4096
+
+
+def test_what_is_behind_the_end_is_not_in_memory(tmp_path: Path) -> None:
+    """The kernel keeps pages of a truncated file that are parts of larger ones; who touches them is killed."""
+    path, size_bytes = tmp_path / "file", 64 * 4096
+    for cut in range(1, size_bytes, 12_345):
+        path.write_bytes(bytes(size_bytes))
+        with path.open("r+b") as file:
+            mapped = page_cache.MappedFile(file.fileno(), size_bytes)
+            assert mapped.is_cached(0, size_bytes)
+            file.truncate(cut)
+            for end in (cut + 1, min(cut + 4096, size_bytes), size_bytes):
+                assert mapped.is_cached(end - 1, 1) is False
+            assert mapped.is_cached(0, cut)
+
+
+@pytest.mark.parametrize("reason", ["another's file", "a sandbox"])
+def test_who_is_not_told_what_is_in_memory_maps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """The kernel says "all of it" to those who neither own a file nor may write to it, and a sandbox to everybody."""
+    path = make_store(tmp_path / "store", num_train=8, num_val=1, images_per_shard=8, side=128, encoding="raw")
+    expected, shard = records(path), path / "shards/train-00000.lmdb"
+    with shard.open("rb") as file:
+        if reason == "another's file":
+            monkeypatch.setattr(os, "geteuid", lambda: shard.stat().st_uid + 1)
+            monkeypatch.setattr(os, "access", lambda *_, **__: False)
+        else:
+            monkeypatch.setattr(
+                page_cache, "_mincore", lambda _, size, pages: 0 * ctypes.memset(pages, 1, -(-size // 4096))
+            )
+        mapped = page_cache.MappedFile(file.fileno(), shard.stat().st_size)
+        shard.read_bytes()
+        assert mapped.is_cached(8192, 4096) is None
+    assert records(path) == expected
 
 
 def test_a_request_is_as_long_as_the_device_lets_it_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
