@@ -22,7 +22,9 @@ STAND_INS = {
     "alexnet-loader": 'printf "%s\\n" "$@" >"$SAW"',
     "torchrun": 'printf "%s\\n" "$@" >"$SAW"; rendezvous=$(printf "%s\\n" "$@" | sed -n "s/--rdzv-endpoint=//p")\n'
     'stat -c "%a" "$(dirname "$rendezvous")" >>"$SAW"',
-    "ray": 'if [ "$1" = start ]; then printf "%s\\n" "$@" >>"$SAW"; fi',
+    # A cluster has a status once its head has started.
+    "ray": 'if [ "$1" = start ]; then printf "%s\\n" "$@" >>"$SAW"\n'
+    'else until [ -s "$SAW" ]; do /bin/sleep 0.01; done; fi',
     "alexnet-preprocess": "true",
     "sleep": "true",
 }
