@@ -8,7 +8,6 @@ import errno
 import mmap
 import os
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -22,6 +21,7 @@ _PIECE_BYTES = 1 << 20
 _ONE_BYTE = [bytearray(1)]  # what is read there is of no interest
 _mincore = ctypes.CDLL(None).mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_OnePage = ctypes.c_char * 1
 
 
 def read_no_further(descriptor: int) -> None:
@@ -63,16 +63,6 @@ def will_need(descriptor: int, extents: Iterable[tuple[int, int]]) -> None:
             os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_WILLNEED)
 
 
-class _Answer(threading.local):
-    """Where the kernel writes its answer: each thread's own."""
-
-    def __init__(self) -> None:
-        self.of_one_page = ctypes.create_string_buffer(1)
-
-
-_answer = _Answer()
-
-
 class MappedFile:
     """A file's bytes where the kernel has them, and whether it has them: to touch others waits for the disk, page by
     page. Any number of threads may ask."""
@@ -89,12 +79,10 @@ class MappedFile:
         where the system does not say. Nothing is read for it; what is behind the file's end is not there."""
         if not self._is_told:
             return None if _is_there_at_once(self._descriptor, offset + size_bytes - 1) else False
-        answer = _answer.of_one_page
         for end in range(offset + size_bytes, offset, -self._most_bytes):
-            if _mincore(self._address + (end - 1 & -mmap.PAGESIZE), 1, answer) != 0:
-                return None
-            if answer[0] == b"\0":
-                return False
+            is_there = _is_resident(self._address + (end - 1 & -mmap.PAGESIZE))
+            if not is_there:
+                return is_there
         # The kernel may keep pages behind the end of a file that was truncated; to touch them kills the process.
         return os.lseek(self._descriptor, 0, os.SEEK_END) >= offset + size_bytes
 
@@ -105,11 +93,16 @@ def _is_told(descriptor: int) -> bool:
     if sys.platform != "linux":
         return False
     with mmap.mmap(-1, mmap.PAGESIZE) as untouched:
-        page = ctypes.create_string_buffer(b"\1", 1)
-        if _mincore(_address(untouched), mmap.PAGESIZE, page) != 0 or page[0] != b"\0":
+        if _is_resident(_address(untouched)) is not False:
             return False
     is_owner = os.fstat(descriptor).st_uid == os.geteuid()
     return is_owner or os.access(f"/proc/self/fd/{descriptor}", os.W_OK, effective_ids=True)
+
+
+def _is_resident(address: int) -> bool | None:
+    """Whether a mapped page is in memory; None where the system does not say."""
+    answer = _OnePage()
+    return None if _mincore(address, 1, answer) != 0 else answer[0] != b"\0"
 
 
 def _is_there_at_once(descriptor: int, offset: int) -> bool:
