@@ -1,5 +1,6 @@
 """Small real stores for tests: the format's own writer, pictures drawn by seeded random numbers."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from preprocess.store import (
     ShardWriter,
     SplitInfo,
     Statistics,
+    page_cache,
     write_manifest,
     write_statistics,
 )
@@ -119,3 +121,18 @@ def _statistics(pixels: npt.NDArray[np.uint8]) -> Statistics:
         eigenvalues=eigenvalues[::-1].copy(),
         eigenvectors=eigenvectors[:, ::-1].copy(),
     )
+
+
+def forget(file: Path) -> int:
+    """Has the kernel forget a file's pages, but those that a process has touched in a mapping: bytes that it keeps."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return resident_bytes(file)
+
+
+def resident_bytes(file: Path) -> int:
+    """What of a file the kernel has in memory."""
+    with file.open("rb") as opened:
+        size_bytes = os.fstat(opened.fileno()).st_size
+        return size_bytes - sum(min(n, size_bytes - at) for at, n in page_cache.absent(opened.fileno(), size_bytes))

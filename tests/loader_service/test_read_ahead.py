@@ -1,6 +1,5 @@
 """Reading ahead: which records the kernel is asked for, how far, and what a store in memory pays."""
 
-import os
 import re
 import signal
 import time
@@ -23,9 +22,9 @@ from loader_service.pipeline.pipeline import Pipeline
 from loader_service.pipeline.plan import Job, Planner
 from loader_service.pipeline.read_ahead import ReadAhead
 from loader_service.wire.types import StepRange
-from preprocess.store import Manifest, Store, page_cache
+from preprocess.store import Manifest, Store
 from tests.processes import LoaderProcess, free_port
-from tests.stores import make_store
+from tests.stores import forget, make_store
 
 SIDE, NUM_IMAGES = 128, 320
 IMAGE_BYTES = SIDE * SIDE * 3
@@ -47,13 +46,8 @@ def steps(first: int, last: int, *, shuffle: bool = True) -> StepRange:
 def drop(store: Path) -> None:
     """Has the kernel forget the shards' pages, but those that this process has touched in a mapping; skips the test
     where it forgets none."""
-    absent: list[tuple[int, int]] = []
-    for shard in (store / "shards").glob("*.lmdb"):
-        with shard.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            absent += page_cache.absent(file.fileno(), shard.stat().st_size)
-    if not absent:
+    shards = list((store / "shards").glob("*.lmdb"))
+    if sum(map(forget, shards)) == sum(shard.stat().st_size for shard in shards):
         pytest.skip("the file system keeps its pages in memory")
 
 

@@ -15,7 +15,7 @@ from preprocess.__main__ import main
 from preprocess.errors import DamagedRecordError
 from preprocess.store import ShardWriter, Store, page_cache
 from preprocess.store.index_pages import record_places
-from tests.stores import make_store
+from tests.stores import forget, make_store, resident_bytes
 
 
 def records(path: Path) -> list[tuple[int, bytes]]:
@@ -38,17 +38,8 @@ def of_lmdb(shard: Path) -> list[bytes]:
 
 def drop(path: Path) -> None:
     """Has the kernel forget a file's pages; skips the test where it does not."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if resident_bytes(path):
+    if forget(path):
         pytest.skip("the file system keeps its pages in memory")
-
-
-def resident_bytes(path: Path) -> int:
-    with path.open("rb") as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        return size_bytes - sum(min(n, size_bytes - at) for at, n in page_cache.absent(file.fileno(), size_bytes))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
