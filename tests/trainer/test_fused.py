@@ -1,5 +1,11 @@
 """The GPU's kernels against the plain functions: on a GPU where there is one, else in Triton's interpreter."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +20,10 @@ from trainer.recipes import CONVNET2012, PAPER
 from trainer.recipes.recipe import CrossMapNorm, WithinMapNorm
 from trainer.recipes.schedule import Rates
 
+ROOT = Path(__file__).parents[2]
+KERNELS = {
+    "cross_map_forward", "cross_map_backward", "within_map_forward", "within_map_backward", "centre", "update",
+}  # fmt: skip
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STRONG = CrossMapNorm(k=1.0, num_maps=3, alpha=0.1, beta=0.5)
 
@@ -108,3 +118,24 @@ def test_the_update_is_the_papers(shape: tuple[int, ...]) -> None:
         )
         torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(working.float(), ours.detach(), rtol=2**-7, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["80", "90"])  # A100; H100 and H200
+def test_compiled_for_a_gpu_kernels_stay_in_registers(tmp_path: Path, capability: str) -> None:
+    """The interpreter takes any code. A kernel that spills, or that takes a minute to compile, shows only here."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.trainer.gpu_compiler", capability],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    kernels = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert {kernel["name"] for kernel in kernels} == KERNELS
+    for kernel in kernels:
+        assert kernel["stack"] == 0, kernel
+        assert kernel["registers"] <= 128, kernel  # half of what a thread may have: other programs hide its waits
+        assert 100 < kernel["instructions"] < 1500, kernel

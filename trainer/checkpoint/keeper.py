@@ -120,8 +120,8 @@ class Keeper:
         state = self._state
         if self._ranks.world_size > 1:
             # Every rank holds the same weights, but only its share of the sums.
-            sums = self._ranks.sum(state.epoch_sums).to(state.epoch_sums.device)
-            state.epoch_sums = sums if self._ranks.leads else torch.zeros_like(sums)
+            sums = self._ranks.sum(state.epoch_sums)
+            state.epoch_sums.copy_(sums if self._ranks.leads else torch.zeros_like(sums))
         may_wait = waits or best
         self._owes_a_save = not may_wait and self._ranks.decide(lambda: self._writing.is_busy)
         if self._owes_a_save:

@@ -18,6 +18,9 @@ from trainer.recipes.recipe import CrossMapNorm, WithinMapNorm
 VALUES = 2048
 """Values that one program of a kernel computes."""
 
+NUM_WARPS = 8
+"""Of a norm's program: 8 values a thread are one load of bfloat16, and so few registers that others run beside."""
+
 
 def cross_map_norm(a: Tensor, norm: CrossMapNorm, *, num_columns: int = 1, relu: bool = False) -> Tensor:
     """As :func:`trainer.network.lrn.cross_map_norm`, for ``num_columns`` columns side by side, after a ReLU if told."""
@@ -35,8 +38,8 @@ def centred(pixels: Tensor, mean: Tensor, shifts: Tensor, divisor: Tensor, dtype
     ``pixels`` is uint8 [N, H, W, 3], ``mean`` float32 [H, W, 3], ``shifts`` float32 [N, 3], ``divisor`` one float32.
     """
     result = torch.empty(pixels.shape, dtype=dtype, device=pixels.device)
-    _kernels().centre[(_programs(pixels.numel()),)](
-        pixels, mean, shifts, divisor, result, pixels.numel(), PER_IMAGE=mean.numel(), VALUES=VALUES
+    _kernels().centre[(len(pixels), _programs(mean.numel()))](
+        pixels, mean, shifts, divisor, result, PER_IMAGE=mean.numel(), VALUES=VALUES
     )
     return result.permute(0, 3, 1, 2)
 
@@ -118,17 +121,17 @@ class _CrossMapNorm(torch.autograd.Function):
 class _WithinMapNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, norm: WithinMapNorm) -> Tensor:
-        b, scale = torch.empty_like(a), torch.empty_like(a, dtype=torch.float32)
-        _over_pixels(_kernels().within_map_forward, (a, b, scale), norm)
-        ctx.save_for_backward(a, scale)
+        b, roots = torch.empty_like(a), torch.empty_like(a, dtype=torch.float32)
+        _over_pixels(_kernels().within_map_forward, (a, b, roots), norm)
+        ctx.save_for_backward(a, roots)
         ctx.norm = norm
         return b
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        a, scale = ctx.saved_tensors
+        a, roots = ctx.saved_tensors
         result = torch.empty_like(a)
-        _over_pixels(_kernels().within_map_backward, (a, scale, _rows(gradients[0]), result), ctx.norm)
+        _over_pixels(_kernels().within_map_backward, (a, roots, _rows(gradients[0]), result), ctx.norm)
         return result, None
 
 
@@ -140,6 +143,7 @@ def _over_maps(kernel: Any, tensors: Sequence[Tensor], norm: CrossMapNorm, colum
     kernel[(_programs(num_rows, rows),)](
         *tensors, num_rows, norm.k, norm.alpha,
         BETA=norm.beta, REACH=norm.num_maps // 2, COLUMN=column, WIDTH=width, RELU=relu, ROWS=rows, LANES=lanes,
+        num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -151,6 +155,7 @@ def _over_pixels(kernel: Any, tensors: Sequence[Tensor], norm: WithinMapNorm) ->
     kernel[(_programs(num_rows, rows), _programs(width, lanes))](
         *tensors, num_rows, norm.alpha,
         BETA=norm.beta, REACH=norm.window // 2, HEIGHT=height, BREADTH=breadth, WIDTH=width, ROWS=rows, LANES=lanes,
+        num_warps=NUM_WARPS,
     )  # fmt: skip
 
 

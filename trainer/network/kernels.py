@@ -12,12 +12,19 @@ import triton.language as tl
 
 
 @triton.jit
-def _power(s, beta):
-    """``s ^ -beta``; the paper's 0.75 by two square roots."""
-    if beta == 0.75:
-        root = 1.0 / tl.sqrt(s)
-        return root * tl.sqrt(root)
-    return tl.exp2(-beta * tl.log2(s))
+def _root(scale, BETA: tl.constexpr):
+    """What :func:`_powers` takes: ``scale ^ -1/4`` for the paper's 0.75, ``scale`` itself for others."""
+    return tl.sqrt(tl.rsqrt(scale)) if BETA == 0.75 else scale
+
+
+@triton.jit
+def _powers(root, BETA: tl.constexpr):
+    """``scale ^ -BETA`` and ``scale ^ -(BETA + 1)``; from the paper's root by products alone."""
+    if BETA == 0.75:
+        power = root * root * root
+        return power, power * power * root
+    power = tl.exp2(-BETA * tl.log2(root))
+    return power, power / root
 
 
 @triton.jit
@@ -28,16 +35,26 @@ def _value(pointer, mask, RELU: tl.constexpr):
 
 
 @triton.jit
-def _scale(a, place, maps, k, alpha, mask, REACH: tl.constexpr, COLUMN: tl.constexpr, RELU: tl.constexpr):
-    """``k + alpha * S`` at ``maps``; S sums squares over the maps at most REACH away in the same column of COLUMN."""
-    total = tl.zeros(place.shape, tl.float32)
+def _beside(maps, DISTANCE: tl.constexpr, COLUMN: tl.constexpr):
+    """Where the map DISTANCE away belongs to the same column of COLUMN maps."""
+    there = maps % COLUMN + DISTANCE
+    return (there >= 0) & (there < COLUMN)
+
+
+@triton.jit
+def _root_at(
+    AT: tl.constexpr, a, maps, mask, k, alpha,
+    BETA: tl.constexpr, REACH: tl.constexpr, COLUMN: tl.constexpr, RELU: tl.constexpr,
+):  # fmt: skip
+    """The root of ``k + alpha * S``, S the squares' sum over the maps at most REACH away from the one that is AT away.
+
+    A map's address and mask are written the same way whatever window it is in, so that it is loaded once.
+    """
+    total = tl.zeros(mask.shape, tl.float32)
     for distance in tl.static_range(-REACH, REACH + 1):
-        near = (
-            mask & (maps + distance >= maps // COLUMN * COLUMN) & (maps + distance < maps // COLUMN * COLUMN + COLUMN)
-        )
-        value = _value(a + place + distance, near, RELU)
+        value = _value(a + (AT + distance), mask & _beside(maps, AT + distance, COLUMN), RELU)
         total += value * value
-    return k + alpha * total
+    return _root(k + alpha * total, BETA)
 
 
 @triton.jit
@@ -47,11 +64,11 @@ def cross_map_forward(
     ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """``b = a / (k + alpha * S) ^ BETA``; see trainer.network.lrn."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     maps = tl.arange(0, LANES)[None, :]
     mask = (rows < num_rows) & (maps < WIDTH)
-    place = rows * WIDTH + maps
-    power = _power(_scale(a, place, maps, k, alpha, mask, REACH, COLUMN, RELU), BETA)
+    place = rows.to(tl.int64) * WIDTH + maps
+    power, _ = _powers(_root_at(0, a + place, maps, mask, k, alpha, BETA, REACH, COLUMN, RELU), BETA)
     tl.store(b + place, _value(a + place, mask, RELU) * power, mask=mask)
 
 
@@ -62,21 +79,20 @@ def cross_map_backward(
     ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """``db_j/da_i = p_i [i = j] - 2 alpha BETA a_i a_j p_j / s_j``, with s the scale and p = s ^ -BETA, made again."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     maps = tl.arange(0, LANES)[None, :]
     mask = (rows < num_rows) & (maps < WIDTH)
-    place = rows * WIDTH + maps
-    direct = tl.zeros(place.shape, tl.float32)
-    through = tl.zeros(place.shape, tl.float32)
+    place = rows.to(tl.int64) * WIDTH + maps
+    direct = tl.zeros(mask.shape, tl.float32)
+    through = tl.zeros(mask.shape, tl.float32)
     for distance in tl.static_range(-REACH, REACH + 1):
-        near = (
-            mask & (maps + distance >= maps // COLUMN * COLUMN) & (maps + distance < maps // COLUMN * COLUMN + COLUMN)
-        )
-        s = _scale(a, place + distance, maps + distance, k, alpha, near, REACH, COLUMN, RELU)
-        flow = tl.load(gradient + place + distance, mask=near, other=0.0).to(tl.float32) * _power(s, BETA)
+        near = mask & _beside(maps, distance, COLUMN)
+        flow = tl.load(gradient + place + distance, mask=near, other=0.0).to(tl.float32)
+        root = _root_at(distance, a + place, maps, mask, k, alpha, BETA, REACH, COLUMN, RELU)
+        power, steeper = _powers(root, BETA)
         if distance == 0:
-            direct = flow
-        through += flow * _value(a + place + distance, near, RELU) / s
+            direct = flow * power
+        through += flow * _value(a + place + distance, near, RELU) * steeper
     value = _value(a + place, mask, RELU)
     total = direct - 2.0 * alpha * BETA * value * through
     if RELU:
@@ -85,65 +101,69 @@ def cross_map_backward(
 
 
 @triton.jit
+def _within(x, y, right, down, HEIGHT: tl.constexpr, BREADTH: tl.constexpr):
+    """Where the pixel so far to the right and down is one of the same map."""
+    return (x + right >= 0) & (x + right < BREADTH) & (y + down >= 0) & (y + down < HEIGHT)
+
+
+@triton.jit
 def within_map_forward(
-    a, b, s, num_rows, alpha,
+    a, b, roots, num_rows, alpha,
     BETA: tl.constexpr, REACH: tl.constexpr, HEIGHT: tl.constexpr, BREADTH: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """``b = a / s ^ BETA``, ``s = 1 + alpha * S``: S sums squares of the same map at most REACH away each way."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     maps = tl.program_id(1) * LANES + tl.arange(0, LANES)[None, :]
     mask = (rows < num_rows) & (maps < WIDTH)
-    place = rows * WIDTH + maps
+    place = rows.to(tl.int64) * WIDTH + maps
     x, y = rows % BREADTH, rows // BREADTH % HEIGHT
-    total = tl.zeros(place.shape, tl.float32)
-    for down in tl.static_range(-REACH, REACH + 1):
+    total = tl.zeros(mask.shape, tl.float32)
+    for down in range(-REACH, REACH + 1):
         for right in tl.static_range(-REACH, REACH + 1):
-            near = mask & (y + down >= 0) & (y + down < HEIGHT) & (x + right >= 0) & (x + right < BREADTH)
-            value = tl.load(a + place + (down * BREADTH + right) * WIDTH, mask=near, other=0.0).to(tl.float32)
+            near = mask & _within(x, y, right, down, HEIGHT, BREADTH)
+            value = _value(a + place + (down * BREADTH + right) * WIDTH, near, False)
             total += value * value
-    scale = 1.0 + alpha * total
-    tl.store(s + place, scale, mask=mask)
-    tl.store(b + place, tl.load(a + place, mask=mask, other=0.0).to(tl.float32) * _power(scale, BETA), mask=mask)
+    root = _root(1.0 + alpha * total, BETA)
+    power, _ = _powers(root, BETA)
+    tl.store(roots + place, root, mask=mask)
+    tl.store(b + place, _value(a + place, mask, False) * power, mask=mask)
 
 
 @triton.jit
 def within_map_backward(
-    a, s, gradient, result, num_rows, alpha,
+    a, roots, gradient, result, num_rows, alpha,
     BETA: tl.constexpr, REACH: tl.constexpr, HEIGHT: tl.constexpr, BREADTH: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The derivative as in :func:`cross_map_backward`, over the window within the map, from the scale kept."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    """The derivative as in :func:`cross_map_backward`, over the window within the map, from the roots kept."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     maps = tl.program_id(1) * LANES + tl.arange(0, LANES)[None, :]
     mask = (rows < num_rows) & (maps < WIDTH)
-    place = rows * WIDTH + maps
+    place = rows.to(tl.int64) * WIDTH + maps
     x, y = rows % BREADTH, rows // BREADTH % HEIGHT
-    through = tl.zeros(place.shape, tl.float32)
-    for down in tl.static_range(-REACH, REACH + 1):
+    through = tl.zeros(mask.shape, tl.float32)
+    for down in range(-REACH, REACH + 1):
         for right in tl.static_range(-REACH, REACH + 1):
-            near = mask & (y + down >= 0) & (y + down < HEIGHT) & (x + right >= 0) & (x + right < BREADTH)
+            near = mask & _within(x, y, right, down, HEIGHT, BREADTH)
             other = place + (down * BREADTH + right) * WIDTH
-            scale = tl.load(s + other, mask=near, other=1.0)
-            value = tl.load(a + other, mask=near, other=0.0).to(tl.float32)
-            flow = tl.load(gradient + other, mask=near, other=0.0).to(tl.float32)
-            through += flow * value * _power(scale, BETA) / scale
-    value = tl.load(a + place, mask=mask, other=0.0).to(tl.float32)
-    flow = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32)
-    power = _power(tl.load(s + place, mask=mask, other=1.0), BETA)
-    tl.store(result + place, flow * power - 2.0 * alpha * BETA * value * through, mask=mask)
+            _, steeper = _powers(tl.load(roots + other, mask=near, other=1.0), BETA)
+            through += _value(gradient + other, near, False) * _value(a + other, near, False) * steeper
+    power, _ = _powers(tl.load(roots + place, mask=mask, other=1.0), BETA)
+    direct = _value(gradient + place, mask, False) * power
+    tl.store(result + place, direct - 2.0 * alpha * BETA * _value(a + place, mask, False) * through, mask=mask)
 
 
 @triton.jit
 def centre(
-    pixels, mean, shifts, divisor, result, num_values, PER_IMAGE: tl.constexpr, VALUES: tl.constexpr
+    pixels, mean, shifts, divisor, result, PER_IMAGE: tl.constexpr, VALUES: tl.constexpr
 ):  # fmt: skip
     """``(pixel - mean + shift) / divisor`` of uint8 [N, H, W, 3], into a tensor with the maps innermost."""
-    place = tl.program_id(0).to(tl.int64) * VALUES + tl.arange(0, VALUES)
-    mask = place < num_values
+    image, within = tl.program_id(0).to(tl.int64), tl.program_id(1) * VALUES + tl.arange(0, VALUES)
+    place, mask = image * PER_IMAGE + within, within < PER_IMAGE
     value = tl.load(pixels + place, mask=mask, other=0).to(tl.float32)
-    value -= tl.load(mean + place % PER_IMAGE, mask=mask, other=0.0)
-    value += tl.load(shifts + place // PER_IMAGE * 3 + place % 3, mask=mask, other=0.0)
+    value -= tl.load(mean + within, mask=mask, other=0.0)
+    value += tl.load(shifts + image * 3 + within % 3, mask=mask, other=0.0)
     tl.store(result + place, value / tl.load(divisor), mask=mask)
 
 
