@@ -13,9 +13,10 @@ from tests.stores import make_store
 from tests.trainer.runs import train
 from trainer.__main__ import main
 from trainer.config import TrainConfig
+from trainer.experiments.ablations import RECIPE
 from trainer.experiments.command import EXPERIMENTS
 from trainer.experiments.config import ExperimentConfig
-from trainer.experiments.experiment import Outcome, Results
+from trainer.experiments.experiment import Evidence, Outcome, Results
 from trainer.experiments.figure_1 import epochs_to_goal
 from trainer.experiments.figure_3 import chance_difference, colour_of
 from trainer.monitor.metrics import EpochPoint
@@ -23,15 +24,28 @@ from trainer.monitor.metrics import EpochPoint
 MACHINE = ("--devices", "cpu,cpu", "--threads", "1")
 
 
-def points(*errors: float) -> tuple[EpochPoint, ...]:
+def points(*errors: float, loss: float = 1.0) -> tuple[EpochPoint, ...]:
     return tuple(
-        EpochPoint(epoch=epoch, global_step=epoch, train_loss=1, train_top1_error=error, train_top5_error=0, rate=0.001)
+        EpochPoint(
+            epoch=epoch,
+            global_step=epoch,
+            train_loss=loss,
+            train_top1_error=error,
+            train_top5_error=0,
+            rate=0.001,
+            validation_loss=loss,
+            validation_top1_error=error,
+            validation_top5_error=error / 4,
+        )
         for epoch, error in enumerate(errors)
     )
 
 
-def outcome(arm: str, seed: int, *errors: float, diverged: str | None = None) -> Outcome:
-    return Outcome(arm=arm, seed=seed, run_dir=Path("run"), diverged=diverged, epochs=points(*errors), consumed=())
+def outcome(arm: str, seed: int, *errors: float, diverged: str | None = None, loss: float = 1.0) -> Outcome:
+    epochs = points(*errors, loss=loss)
+    return Outcome(
+        arm=arm, seed=seed, run_dir=Path("run"), diverged=diverged, epochs=epochs, consumed=(), num_classes=10
+    )
 
 
 def declared(name: str, **options: Any) -> Any:
@@ -74,6 +88,31 @@ def test_figure_1_tries_rates_until_the_best_lies_between_worse_ones() -> None:
     assert further(*ends) == [("relu at 0.016", (0, 1, 2)), ("tanh at 0.016", (0, 1, 2))]
     quick = declared("figure-1", quick=True).then(Results(tried))
     assert [(arm.name, arm.seeds) for arm in quick] == [("relu at 0.002", (0,)), ("tanh at 0.0005", (0,))]
+
+
+def test_an_ablation_that_learnt_nothing_is_no_measure_of_its_switch() -> None:
+    """A loss of 2.30 is that of a guess among ten: its error says that it did not train, and no more."""
+    outcomes = [
+        *(outcome(RECIPE, seed, 0.8, 0.30 + seed / 100) for seed in range(3)),
+        *(outcome("one column", seed, 0.8, 0.32 + seed / 100) for seed in range(3)),
+        *(outcome("tanh", seed, 0.9, 0.9, loss=2.3) for seed in range(2)),
+        outcome("tanh", 2, diverged="the loss is nan"),
+        outcome("no dropout", 0, 0.8, 0.31),
+        outcome("no dropout", 1, 0.9, 0.9, loss=2.295),
+    ]
+    evidence = Evidence(results=Results(outcomes), checkpoints=(), client=None, devices=())
+    rows = {row.claim.partition(": ")[2]: row for row in declared("ablations").conclude(evidence).rows}
+    found = {
+        arm: rows[f"top-1 error of {arm} minus that of the recipe"] for arm in ("one column", "tanh", "no dropout")
+    }
+    column, tanh, dropout = found.values()
+    assert column.ours is not None
+    assert (column.ours.value, column.sign, column.runs) == (pytest.approx(2), "agrees", "6 runs")
+    assert (tanh.ours, tanh.sign) == (None, "not measured")
+    assert tanh.runs == "6 runs, 2 learnt nothing, 1 diverged"
+    assert dropout.ours is not None
+    assert (dropout.ours.num, dropout.runs) == (1, "5 runs, 1 learnt nothing")
+    assert outcomes[6].failure == "learnt nothing: a training loss of 2.30, and who guesses has 2.30"
 
 
 @pytest.mark.parametrize("name", ["figure-1", "ablations", "table-1"])

@@ -220,8 +220,8 @@ def _difference(results: Results, arm: str, reference: str, top: int) -> Estimat
 
 
 def _errors(results: Results, arm: str, top: int) -> dict[int, float]:
-    """Validation errors in per cent after the last epoch, by seed; of runs that diverged, none."""
-    last = {outcome.seed: outcome.epochs[-1] for outcome in results.of(arm) if outcome.diverged is None}
+    """Validation errors in per cent after the last epoch, by seed; of runs that failed, none."""
+    last = {outcome.seed: outcome.epochs[-1] for outcome in results.of(arm) if outcome.failure is None}
     found = {
         seed: point.validation_top1_error if top == 1 else point.validation_top5_error for seed, point in last.items()
     }

@@ -57,6 +57,7 @@ def conduct(experiment: Experiment, config: ExperimentConfig) -> int:
                         config.out,
                         target=target,
                         fingerprint=description.fingerprint,
+                        num_classes=len(description.classes),
                         machine=config.machine_options,
                         at_once=config.at_once,
                         stop=stop,

@@ -30,6 +30,7 @@ class Engine:
         *,
         target: Sequence[str],
         fingerprint: str,
+        num_classes: int,
         machine: Sequence[str],
         at_once: int,
         stop: StopRequests,
@@ -40,6 +41,7 @@ class Engine:
         """
         self._experiment, self._out, self._stop = experiment, out, stop
         self._target, self._machine, self._at_once = ",".join(target), tuple(machine), at_once
+        self._num_classes = num_classes
         declared = {
             "name": experiment.name,
             "store": fingerprint,
@@ -82,17 +84,36 @@ class Engine:
         def ended(job: Job, exit_code: int) -> None:
             nonlocal done
             arm, seed, run_dir = jobs[job]
-            outcome = _outcome_of(job, arm, seed, run_dir, exit_code=exit_code, num_enough=self._num_enough(run_dir))
-            write_whole(outcome.run_dir / OUTCOME_NAME, json.dumps(_to_plain(outcome), indent=1))
+            plain = _how_it_ended(job, run_dir, exit_code=exit_code, num_enough=self._num_enough(run_dir))
+            write_whole(run_dir / OUTCOME_NAME, json.dumps(plain, indent=1))
             done += 1
-            write_line(f"{done}/{len(wanted)} runs: {_in_words(outcome)}")
+            write_line(f"{done}/{len(wanted)} runs: {_in_words(self._read(arm, seed, run_dir))}")
 
         if jobs:
             write_line(
                 f"{done}/{len(wanted)} runs are there; each writes to log.txt in its folder under {self._out}/runs"
             )
         run_jobs(list(jobs), at_once=self._at_once, stop=self._stop, is_enough=is_enough, ended=ended)
-        return Results(_read(arm, seed, run_dir) for arm, seed, run_dir in wanted)
+        return Results(self._read(arm, seed, run_dir) for arm, seed, run_dir in wanted)
+
+    def _read(self, arm: Arm, seed: int, run_dir: Path) -> Outcome:
+        """The outcome that a finished run left."""
+        path = run_dir / OUTCOME_NAME
+        try:
+            plain = json.loads(path.read_text("utf-8"))
+            return Outcome(
+                arm=arm.name,
+                seed=seed,
+                run_dir=run_dir,
+                diverged=plain["diverged"],
+                epochs=tuple(EpochPoint(**point) for point in plain["epochs"]),
+                consumed=tuple(plain["consumed"]),
+                num_classes=self._num_classes,
+            )
+        except (ValueError, KeyError, TypeError):
+            raise TrainerError(
+                f"{path}: expected how a run ended, found something else: remove it to look again"
+            ) from None
 
     def _num_enough(self, run_dir: Path) -> int | None:
         """The epochs with which a run has done enough, when all that belongs to them is recorded; None: it has not."""
@@ -144,8 +165,8 @@ def _merged(arms: Iterable[Arm]) -> tuple[Arm, ...]:
     return tuple(found.values())
 
 
-def _outcome_of(job: Job, arm: Arm, seed: int, run_dir: Path, *, exit_code: int, num_enough: int | None) -> Outcome:
-    """How a run has ended. Raises TrainerError, with its last line, unless it trained to its end, did enough or
+def _how_it_ended(job: Job, run_dir: Path, *, exit_code: int, num_enough: int | None) -> dict[str, Any]:
+    """What is kept of a run. Raises TrainerError, with its last line, unless it trained to its end, did enough or
     diverged."""
     is_short = exit_code != 0 and num_enough is None
     diverged = read_record(run_dir).get("outcome", {}).get("diverged") if is_short else None
@@ -154,14 +175,8 @@ def _outcome_of(job: Job, arm: Arm, seed: int, run_dir: Path, *, exit_code: int,
             f"the run {job.name} ended with {exit_code}: {last_line(job.log)}; it goes on when the experiment is "
             "started again"
         )
-    return Outcome(
-        arm=arm.name,
-        seed=seed,
-        run_dir=run_dir,
-        diverged=diverged,
-        epochs=tuple(read_points(run_dir)[1][:num_enough]),
-        consumed=tuple((_consumed_in(run_dir) or [])[:num_enough]),
-    )
+    points = [dataclasses.asdict(point) for point in read_points(run_dir)[1][:num_enough]]
+    return {"diverged": diverged, "epochs": points, "consumed": (_consumed_in(run_dir) or [])[:num_enough]}
 
 
 def _consumed_in(run_dir: Path) -> list[str] | None:
@@ -170,26 +185,9 @@ def _consumed_in(run_dir: Path) -> list[str] | None:
     return found
 
 
-def _to_plain(outcome: Outcome) -> dict[str, Any]:
-    points = [dataclasses.asdict(point) for point in outcome.epochs]
-    return {"diverged": outcome.diverged, "epochs": points, "consumed": list(outcome.consumed)}
-
-
-def _read(arm: Arm, seed: int, run_dir: Path) -> Outcome:
-    """The outcome that a finished run left."""
-    path = run_dir / OUTCOME_NAME
-    try:
-        plain = json.loads(path.read_text("utf-8"))
-        epochs = tuple(EpochPoint(**point) for point in plain["epochs"])
-        diverged, consumed = plain["diverged"], tuple(plain["consumed"])
-    except (ValueError, KeyError, TypeError):
-        raise TrainerError(f"{path}: expected how a run ended, found something else: remove it to look again") from None
-    return Outcome(arm=arm.name, seed=seed, run_dir=run_dir, diverged=diverged, epochs=epochs, consumed=consumed)
-
-
 def _in_words(outcome: Outcome) -> str:
-    if outcome.diverged is not None:
-        return f"{outcome.arm}, seed {outcome.seed}, diverged: {outcome.diverged}"
+    if outcome.failure is not None:
+        return f"{outcome.arm}, seed {outcome.seed}, {outcome.failure}"
     last = outcome.epochs[-1]
     error = f"training error {100 * last.train_top1_error:.1f} %"
     return f"{outcome.arm}, seed {outcome.seed}: {error} after {last.epoch + 1} epochs"

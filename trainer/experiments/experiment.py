@@ -3,6 +3,8 @@
 A new experiment is a file that makes an :class:`Experiment`, and a line in ``trainer/experiments/command.py``.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ import torch
 from loader_service.client import LoaderClient
 from trainer.experiments.estimates import Estimate
 from trainer.monitor.metrics import EpochPoint
+
+GUESSED = 0.995
+"""Of the loss of one who guesses among the classes: a run that ends above it has learnt nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,17 @@ class Outcome:
     epochs: tuple[EpochPoint, ...]
     consumed: tuple[str, ...]
     """Digest of the stream up to each epoch's end."""
+    num_classes: int
+
+    @property
+    def failure(self) -> str | None:
+        """Why its errors say nothing about its setting and count in no mean; None when they count."""
+        if self.diverged is not None:
+            return f"diverged: {self.diverged}"
+        loss, guessed = self.epochs[-1].train_loss, math.log(self.num_classes)
+        if loss >= GUESSED * guessed:
+            return f"learnt nothing: a training loss of {loss:.2f}, and who guesses has {guessed:.2f}"
+        return None
 
 
 class Results:
@@ -52,10 +68,10 @@ class Results:
         return tuple(sorted((each for each in self.outcomes if each.arm == arm), key=lambda each: each.seed))
 
     def in_words(self, *arms: str) -> str:
-        """How many runs these arms had, and how many of them diverged."""
-        runs = [outcome for arm in arms for outcome in self.of(arm)]
-        diverged = sum(outcome.diverged is not None for outcome in runs)
-        return f"{len(runs)} runs, {diverged} diverged" if diverged else f"{len(runs)} runs"
+        """How many runs these arms had, and how many of them count in no mean."""
+        failures = [outcome.failure for arm in arms for outcome in self.of(arm)]
+        counts = Counter(failure.partition(":")[0] for failure in failures if failure is not None)
+        return ", ".join((f"{len(failures)} runs", *(f"{count} {kind}" for kind, count in counts.items())))
 
 
 Sign = Literal[
@@ -79,7 +95,7 @@ class Row:
     is_greater: bool | None = None
     """Whether the claim is that the figure lies above ``neutral``; None: it claims no direction."""
     runs: str = ""
-    """Which runs it rests on, those that diverged among them."""
+    """Which runs it rests on, and how many of them count in no mean."""
     different: str = ""
     """What differs from the paper's own measurement."""
 

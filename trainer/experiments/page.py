@@ -42,7 +42,7 @@ def _run_cells(outcome: Outcome) -> tuple[str, ...]:
         training = f"{100 * last.train_top1_error:.2f} %"
         if last.validation_top1_error is not None and last.validation_top5_error is not None:
             validation = f"{100 * last.validation_top1_error:.2f} / {100 * last.validation_top5_error:.2f} %"
-    ended = "to its end" if outcome.diverged is None else f"diverged: {outcome.diverged}"
+    ended = outcome.failure or "to its end"
     return outcome.arm, str(outcome.seed), str(len(outcome.epochs)), training, validation, ended
 
 
@@ -72,7 +72,7 @@ def _document(experiment: Experiment, conclusion: Conclusion, outcomes: Sequence
         {
             "setting": outcome.arm,
             "seed": outcome.seed,
-            "diverged": outcome.diverged,
+            "failure": outcome.failure,
             "consumed": outcome.consumed[-1] if outcome.consumed else None,
             "epochs": [vars(point) for point in outcome.epochs],
         }

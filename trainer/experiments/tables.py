@@ -59,7 +59,7 @@ class _Table:
         description = self._client.describe()
         require_images("--split", config.split, description.splits)
         paths: Sequence[Path] = evidence.checkpoints or [
-            outcome.run_dir for outcome in evidence.results.of(ARM) if outcome.diverged is None
+            outcome.run_dir for outcome in evidence.results.of(ARM) if outcome.failure is None
         ]
         self.networks = [load_network(path, evidence.devices) for path in paths]
         refuse_others(self.networks, description)
