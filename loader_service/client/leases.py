@@ -12,6 +12,8 @@ from loader_service.client.window import Window
 
 _REPEAT_BUDGET = 0.2
 """How large a share of all positions may be asked for twice while the first asking is merely late."""
+_SLOW = 2.0
+"""A replica that takes so many times as long as the fastest has no steps that others leave to it."""
 
 
 @dataclass(eq=False)
@@ -49,7 +51,10 @@ class LeaseBook:
         self._window = window
         self._lease_size = lease_size
         self._next = 0
-        self._returned: list[int] = []
+        self._open: list[int] = []
+        """Positions before ``_next`` that nobody is fetching."""
+        self._returned: set[int] = set()
+        """Those of them that a failed lease left undone: whoever asks first gets them."""
         self._leases: list[Lease] = []
         self._consumed = 0
         self._done: set[int] = set()
@@ -60,10 +65,11 @@ class LeaseBook:
     def next_lease(self, replica: str, now_s: float, *, is_starved: bool) -> Lease | None:
         """Work for ``replica``, or None when there is nothing for it to do now. ``is_starved``: the consumer waits, so
         that a window which leaves a replica idle is too small."""
-        lease = self._fresh(replica, now_s) or self._repeat(replica, now_s)
+        lease = self._fresh(replica, now_s)
         if lease is None and is_starved and self._is_held_up():
             self._window.grow(self._size_for(replica), num_replicas=self._count(replica))
             lease = self._fresh(replica, now_s)
+        lease = lease or self._fresh(replica, now_s, of_others=True) or self._repeat(replica, now_s)
         if lease is not None:
             self._leases.append(lease)
         return lease
@@ -85,7 +91,8 @@ class LeaseBook:
         """Ends a lease, whole or not; what it left undone, and nobody else is fetching, is handed out again first."""
         self._leases.remove(lease)
         left = lease.missing.difference(*(other.missing for other in self._leases))
-        self._returned = sorted({*self._returned, *left})
+        self._open = sorted({*self._open, *left})
+        self._returned |= left
 
     def lose(self, position: int, replica: str) -> None:
         """Notes that ``replica`` cannot deliver ``position``, which is still to be consumed: its copy is damaged."""
@@ -118,23 +125,41 @@ class LeaseBook:
         """(epochs after the first, step) of a position."""
         return divmod(self._first_step + position, self._steps_per_epoch)
 
-    def _fresh(self, replica: str, now_s: float) -> Lease | None:
-        """The earliest positions nobody is fetching: those handed back, then those never handed out."""
-        allowed = [p for p in self._returned if replica not in self._lost.get(p, ())]
-        begin = allowed[0] if allowed else self._next
+    def _fresh(self, replica: str, now_s: float, *, of_others: bool = False) -> Lease | None:
+        """The earliest positions that nobody is fetching and that fall to ``replica``; or, ``of_others``, to anyone."""
         last = self._consumed + self._window.size
         if self._end is not None:
             last = min(last, self._end)
-        # A request names one epoch, so a lease ends with it.
-        last = min(last, begin + self._steps_per_epoch - self.locate(begin)[1], begin + self._size_for(replica))
-        end = begin
-        while end < last and (not allowed or end in allowed):
-            end += 1
-        if end == begin:
+        self._open += range(self._next, last)
+        self._next = max(self._next, last)
+        falls_to_it = [True] if of_others else self._shares_of(replica)
+        allowed = [p for p in self._open if p < last and replica not in self._lost.get(p, ())]
+        begin = next(
+            (p for p in allowed if p in self._returned or falls_to_it[self._block(p)[1] % len(falls_to_it)]), None
+        )
+        if begin is None:
             return None
-        self._returned = [p for p in self._returned if not begin <= p < end]
-        self._next = max(self._next, end)
-        return Lease(replica, begin, end, now_s, missing=set(range(begin, end)))
+        end, most = begin + 1, begin + self._size_for(replica)
+        while end < most and end in allowed and self._block(end) == self._block(begin):
+            end += 1
+        lease = Lease(replica, begin, end, now_s, missing=set(range(begin, end)))
+        self._open = [p for p in self._open if p not in lease.missing]
+        self._returned -= lease.missing
+        return lease
+
+    def _block(self, position: int) -> tuple[int, int]:
+        """Epoch and number of the block that a position is in: a lease ends with it, as a request does with an epoch.
+
+        By that number blocks fall to replicas in turn, for every client alike: of the clients of one stream each asks
+        the same replica for the same steps, which makes them once for all.
+        """
+        epoch, step = self.locate(position)
+        return epoch, step // self._lease_size
+
+    def _shares_of(self, replica: str) -> list[bool]:
+        """Which blocks, by their number modulo the replicas', fall to ``replica``: its own, and those of slow ones."""
+        most_s = _SLOW * min(self._step_time_s.values(), default=0.0)
+        return [r == replica or self._step_time_s.get(r, 0.0) > most_s for r in sorted(self._replicas(replica))]
 
     def _repeat(self, replica: str, now_s: float) -> Lease | None:
         """The oldest position that is late: overdue by what this replica would need to fetch it twice."""
@@ -163,8 +188,11 @@ class LeaseBook:
         return self._end is None or self._consumed + self._window.size < self._end
 
     def _count(self, *asking: str) -> int:
+        return len(self._replicas(*asking))
+
+    def _replicas(self, *asking: str) -> set[str]:
         """Replicas that have delivered since they last failed, or are at work, or ask for some."""
-        return len(self._step_time_s.keys() | {lease.replica for lease in self._leases} | set(asking))
+        return self._step_time_s.keys() | {lease.replica for lease in self._leases} | set(asking)
 
     def _size_for(self, replica: str) -> int:
         """Shorter leases for slower replicas, so that one of them holds up the window as little as can be."""

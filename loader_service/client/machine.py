@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/")
+_CORES_PER_CLIENT = 8
+"""Of so many cores one is left to whoever reads the images, where no core has a second hardware thread for that."""
 _NO_LIMIT = 2**60
 """What version 1 of control groups says instead of "no limit" is larger than this."""
 
@@ -20,6 +22,16 @@ class Processors:
     """Cores that these are of; as many where the system does not say."""
     quota: float | None = None
     """Seconds of processor time a second that the control group allows; None: no limit."""
+
+    @property
+    def num_decode_threads(self) -> int:
+        """What a loader should have: the cores, and half of the further hardware threads, which clients need too."""
+        if self.num_threads > self.num_cores:
+            count = self.num_cores + (self.num_threads - self.num_cores) // 2
+        else:
+            count = self.num_cores - self.num_cores // _CORES_PER_CLIENT
+        usable = self.num_threads if self.quota is None else int(self.quota)
+        return max(min(count, usable), 1)
 
 
 def processors(root: Path = _ROOT, allowed: Collection[int] | None = None) -> Processors:

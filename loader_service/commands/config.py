@@ -9,7 +9,7 @@ from commandline.logs import LogFormat
 from loader_service.client import ClientOptions, Limits, StreamSpec, View
 from loader_service.client.machine import Processors
 from loader_service.commands.connect import TARGET, ConnectConfig
-from loader_service.commands.sizing import num_processes, num_threads
+from loader_service.commands.sizing import num_threads
 from loader_service.wire.addresses import (
     MAX_PORT,
     check_guarded,
@@ -133,7 +133,7 @@ class ServeConfig:
 
     def decided(self, found: Processors) -> "ServeConfig":
         """These options with numbers in the place of ``auto``. Raises ValueError when there are not as many ports."""
-        processes = num_processes(found) if self.processes == "auto" else self.processes
+        processes = found.num_decode_threads if self.processes == "auto" else self.processes
         threads = num_threads(found, processes) if self.threads == "auto" else self.threads
         return replace(self, processes=processes, threads=threads)
 

@@ -8,23 +8,11 @@ from preprocess.store import Manifest
 
 _MOST_THREADS = 4
 """Of one process: more wait for each other's hold of the interpreter longer than they decode."""
-_CORES_PER_CLIENT = 8
-"""Of so many cores one is left to whoever reads the images, where no core has a second hardware thread for that."""
-
-
-def num_processes(found: Processors) -> int:
-    """Of one decode thread each: the cores, and half of the hardware threads beyond those, which clients need too."""
-    if found.num_threads > found.num_cores:
-        count = found.num_cores + (found.num_threads - found.num_cores) // 2
-    else:
-        count = found.num_cores - found.num_cores // _CORES_PER_CLIENT
-    usable = found.num_threads if found.quota is None else int(found.quota)
-    return max(min(count, usable), 1)
 
 
 def num_threads(found: Processors, processes: int) -> int:
     """Decode threads of each of so many processes."""
-    return max(min(num_processes(found) // processes, _MOST_THREADS), 1)
+    return max(min(found.num_decode_threads // processes, _MOST_THREADS), 1)
 
 
 def summary(found: Processors, processes: int, threads: int) -> str:
@@ -32,7 +20,7 @@ def summary(found: Processors, processes: int, threads: int) -> str:
     quota = "" if found.quota is None else f", of which {found.quota:g} may be used"
     machine = f"{counted(found.num_cores, 'core')}, {counted(found.num_threads, 'hardware thread')}{quota}"
     chosen = f"{counted(processes, 'process', 'es')} of {counted(threads, 'decode thread')}"
-    best = num_processes(found)
+    best = found.num_decode_threads
     advice = f"; --processes auto would start {best}" if processes * threads < best else ""
     return f"{chosen}, on {machine}{advice}"
 

@@ -14,7 +14,6 @@ from loader_service.client import LoaderClient, LoaderError, Transport
 from loader_service.client.machine import processors
 from loader_service.commands.bench import measure
 from loader_service.commands.config import BenchConfig
-from loader_service.commands.sizing import num_processes
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 30.0
@@ -31,7 +30,7 @@ def sweep(config: BenchConfig) -> None:
     rows: list[dict[str, Any]] = []
     if not config.json:
         print("  ".join(_COLUMNS), flush=True)
-    for count in _counts(num_processes(processors())):
+    for count in _counts(processors().num_decode_threads):
         with loaders(config.store, count) as targets:
             for transport in _TRANSPORTS:
                 options = replace(config.client_options, transport=transport)

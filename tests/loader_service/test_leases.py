@@ -109,24 +109,31 @@ def test_every_position_arrives_once(
 
 @pytest.mark.parametrize("lease_size", [1, 2, 4])
 def test_a_straggler_costs_little(lease_size: int) -> None:
-    """One of three replicas ten times slower: at least 60 % of the undisturbed rate, few steps fetched twice."""
+    """One of three replicas ten times slower: at least 60 % of the undisturbed rate, few steps fetched twice.
 
-    def run(paces_s: list[float]) -> tuple[int, float]:
-        _, arrivals, took_s = simulate(
-            num_steps=600,
-            steps_per_epoch=1000,
-            window=12,
-            lease_size=lease_size,
-            paces_s=paces_s,
-            failure=0.0,
-            seed=1,
-        )
+    Over paces that differ a little: replicas in lockstep meet the straggler's steps always, or never.
+    """
+    dice = random.Random(1)
+
+    def run(last_s: float) -> tuple[int, float]:
+        arrivals, took_s = 0, 0.0
+        for seed in range(10):
+            _, num, each_s = simulate(
+                num_steps=600,
+                steps_per_epoch=1000,
+                window=12,
+                lease_size=lease_size,
+                paces_s=[pace_s * dice.uniform(0.9, 1.1) for pace_s in (0.1, 0.1, last_s)],
+                failure=0.0,
+                seed=seed,
+            )
+            arrivals, took_s = arrivals + num, took_s + each_s
         return arrivals, took_s
 
-    _, undisturbed_s = run([0.1, 0.1, 0.1])
-    arrivals, disturbed_s = run([0.1, 0.1, 1.0])
+    _, undisturbed_s = run(0.1)
+    arrivals, disturbed_s = run(1.0)
     assert undisturbed_s / disturbed_s >= 0.6
-    assert arrivals <= 1.25 * 600
+    assert arrivals <= 1.25 * 10 * 600
 
 
 def test_damaged_everywhere_but_one() -> None:

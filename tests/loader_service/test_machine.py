@@ -7,7 +7,7 @@ import pytest
 from loader_service.client import ClientOptions
 from loader_service.client.machine import Processors, available_bytes, processors
 from loader_service.commands.config import ServeConfig
-from loader_service.commands.sizing import num_processes, num_threads, summary
+from loader_service.commands.sizing import num_threads, summary
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -118,7 +118,7 @@ def test_memory(tmp_path: Path) -> None:
     ],
 )
 def test_how_many(found: Processors, processes: int, threads_of_one: int) -> None:
-    assert num_processes(found) == processes
+    assert found.num_decode_threads == processes
     assert num_threads(found, processes) == 1
     assert num_threads(found, 1) == threads_of_one
     config = ServeConfig(store=Path("store"), processes="auto").decided(found)

@@ -10,7 +10,7 @@ import pytest
 
 from loader_service.__main__ import main
 from loader_service.client.machine import Processors, processors
-from loader_service.commands.sizing import num_processes, num_threads, summary
+from loader_service.commands.sizing import num_threads, summary
 
 
 def test_sweep(tiny_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_serve_says_first_what_it_made_of_the_machine(tiny_store: Path) -> None:
     """As many processes as this machine is worth, each with a line of its own when it is ready."""
     command = [sys.executable, "-m", "loader_service", "serve", "--store", str(tiny_store), "--listen", "127.0.0.1:0"]
     found = processors()
-    count = num_processes(found)
+    count = found.num_decode_threads
     with subprocess.Popen(
         [*command, "--processes", "auto"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:

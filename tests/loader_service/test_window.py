@@ -27,13 +27,16 @@ class World:
     num_steps: int
     consume_s: float = 0.0
     """Seconds that the consumer is busy with each step."""
+    seed: int = 1
     most_ahead: int = 0
     """Most steps past the consumer that were handed out at once."""
+    first_asked: dict[int, int] = field(default_factory=dict)
+    """The replica that was first asked for a position."""
     _events: list[tuple[float, int, Any]] = field(default_factory=list)
 
     def run(self) -> float:
         """Steps a second."""
-        self._dice = random.Random(1)
+        self._dice = random.Random(self.seed)
         self._book = LeaseBook(
             num_positions=self.num_steps, steps_per_epoch=10**9, first_step=0, window=self.window, lease_size=2
         )
@@ -72,6 +75,8 @@ class World:
             self._idle.append(replica)
             return
         self.most_ahead = max(self.most_ahead, lease.end - self._consumed)
+        for position in range(lease.begin, lease.end):
+            self.first_asked.setdefault(position, replica)
         self._at(now + _TRIP_S, lambda now: self._begin(replica, (lease, lease.begin, 0), now))
 
     def _begin(self, replica: int, call: tuple[Lease, int, int], now: float) -> None:
@@ -129,6 +134,16 @@ def test_as_good_as_the_best_fixed_window(count: int, paces_of: Any) -> None:
     sizes = {max(USUAL_STEPS, factor * count) for factor in (4, 8, 16)}
     best = max(World(paces_of(count), Window(size, is_fixed=True), num_steps).run() for size in sizes)
     assert World(paces_of(count), Window(10_000), num_steps).run() >= 0.95 * best
+
+
+@pytest.mark.parametrize("count", [2, 4, 12, 32])
+def test_clients_of_one_stream_ask_the_same_replicas_for_the_same_steps(count: int) -> None:
+    """Which then make them once for all: whoever is free would be the same one once in ``count`` times."""
+    clients = [World(even(count), Window(10_000), 100 * count, seed=seed) for seed in (1, 2)]
+    for client in clients:
+        client.run()
+    first, second = (client.first_asked for client in clients)
+    assert sum(second[position] == replica for position, replica in first.items()) > 0.6 * len(first)
 
 
 @pytest.mark.parametrize("paces_s", [[0.04], [0.04, 0.04], [0.04, 0.4]])

@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 from trainer.checkpoint import folder
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
-from trainer.experiments import engine
+from trainer.experiments import command, engine
 from trainer.experiments.command import conduct
 from trainer.experiments.config import ExperimentConfig, threads_of_each
 from trainer.experiments.engine import OUTCOME_NAME
@@ -204,6 +204,16 @@ def test_runs_of_one_seed_are_at_work_at_once(
     with pytest.raises(TrainerError, match="enough"):
         conduct(dataclasses.replace(EXPERIMENT, arms=seeds), config_for(tiny_store, tmp_path))
     assert begun == ["plain, seed 0", "wild, seed 0", "plain, seed 1", "wild, seed 1"]
+
+
+def test_its_loader_has_as_many_processes_as_the_machine_is_worth(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "processors", lambda: Processors(num_threads=9, num_cores=9, quota=3.5))
+    assert conduct(ENOUGH, config_for(tiny_store, tmp_path)) == 0
+    targets = {line.split()[-1] for line in (tmp_path / "loader.log").read_text().splitlines() if "serving" in line}
+    assert len(targets) == 3
+    assert set(json.loads((tmp_path / "runs/plain-seed-0/run.json").read_text())["options"]["target"]) == targets
 
 
 def test_a_run_ends_when_it_has_done_enough(tiny_store: Path, tmp_path: Path) -> None:

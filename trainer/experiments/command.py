@@ -7,6 +7,7 @@ from collections.abc import Callable
 from commandline import write_line
 from commandline.stopping import StopRequests
 from loader_service.client import LoaderClient
+from loader_service.client.machine import processors
 from trainer.checkpoint import folder
 from trainer.devices import devices_of_rank
 from trainer.errors import Stopped, TrainerError
@@ -47,7 +48,9 @@ def conduct(experiment: Experiment, config: ExperimentConfig) -> int:
             try:
                 target = config.target
                 if config.store is not None:
-                    target = (stack.enter_context(loader_over(config.store, config.out, stop)),)
+                    num_processes = processors().num_decode_threads  # of one thread each
+                    loader = loader_over(config.store, config.out, stop, num_processes=num_processes)
+                    target = stack.enter_context(loader)
                 client = LoaderClient(target, config.client_options) if target else None
                 if client is not None:
                     description = unless_stopped(client.describe, stop)

@@ -107,20 +107,22 @@ def run_jobs(
 
 
 @contextlib.contextmanager
-def loader_over(store: Path, folder: Path, stop: StopRequests) -> Iterator[str]:
-    """A loader over ``store`` while the block runs: its target. Raises TrainerError when it does not serve."""
-    command = ("loader_service", "serve", "--store", str(store), "--listen", "127.0.0.1:0", "--processes", "1")
+def loader_over(store: Path, folder: Path, stop: StopRequests, *, num_processes: int) -> Iterator[tuple[str, ...]]:
+    """A loader of so many processes over ``store`` while the block runs: its targets. Raises TrainerError when it does
+    not serve."""
+    where = ("--store", str(store), "--listen", "127.0.0.1:0", "--processes", str(num_processes))
+    command = ("loader_service", "serve", *where)
     log = folder / "loader.log"
     log.unlink(missing_ok=True)
     child = Child(Job(name="loader", command=(*command, "--log-level", "warning"), log=log))
     deadline = time.monotonic() + START_TIMEOUT_S
     try:
-        while (target := _served(log)) is None:
+        while len(targets := _served(log)) < num_processes:
             if child.poll() is not None or time.monotonic() > deadline:
                 raise TrainerError(f"--store {store}: the loader does not serve it: {last_line(log)}")
             if stop.wait(LOOK_S):
                 raise Stopped("a signal asked to stop")
-        yield target
+        yield targets
     finally:
         child.terminate()
         child.close()
@@ -132,9 +134,7 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def _served(log: Path) -> str | None:
-    """The address in the line with which a loader says that it is ready."""
-    for line in log.read_text("utf-8", errors="replace").splitlines(keepends=True):
-        if line.startswith("serving ") and line.endswith("\n"):
-            return line.split()[-1]
-    return None
+def _served(log: Path) -> tuple[str, ...]:
+    """The addresses in the lines with which a loader's processes say that they are ready."""
+    lines = log.read_text("utf-8", errors="replace").splitlines(keepends=True)
+    return tuple(line.split()[-1] for line in lines if line.startswith("serving ") and line.endswith("\n"))
