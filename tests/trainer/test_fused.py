@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-pytest.importorskip("triton", reason="Triton's interpreter is not installed")
+triton = pytest.importorskip("triton", reason="Triton's interpreter is not installed")
 
 from trainer.data.centring import Centring
 from trainer.network import fused, lrn
@@ -122,7 +121,7 @@ def test_the_update_is_the_papers(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not version("triton").startswith("3.6."), reason="the stand-in is for the driver of Triton 3.6")
+@pytest.mark.skipif(not triton.__version__.startswith("3.6."), reason="the stand-in is for the driver of Triton 3.6")
 @pytest.mark.parametrize("capability", ["80", "90"])  # A100; H100 and H200
 def test_compiled_for_a_gpu_kernels_stay_in_registers(tmp_path: Path, capability: str) -> None:
     """The interpreter takes any code. A kernel that spills, or that takes a minute to compile, shows only here."""
