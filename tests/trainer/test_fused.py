@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-triton = pytest.importorskip("triton", reason="Triton's interpreter is not installed")
-
 from trainer.data.centring import Centring
 from trainer.network import fused, lrn
 from trainer.optimizer import PaperUpdate
 from trainer.recipes import CONVNET2012, PAPER
 from trainer.recipes.recipe import CrossMapNorm, WithinMapNorm
 from trainer.recipes.schedule import Rates
+
+triton = pytest.importorskip("triton", reason="Triton's interpreter is not installed")
 
 ROOT = Path(__file__).parents[2]
 KERNELS = {
