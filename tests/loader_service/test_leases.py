@@ -107,33 +107,31 @@ def test_every_position_arrives_once(
     assert sorted(order) == list(range(num_steps))
 
 
-@pytest.mark.parametrize("lease_size", [1, 2, 4])
-def test_a_straggler_costs_little(lease_size: int) -> None:
+@pytest.mark.parametrize(("lease_size", "spread"), [(1, 0.1), (2, 0.1), (4, 0.1), (2, 0.0), (4, 0.0)])
+def test_a_straggler_costs_little(lease_size: int, spread: float) -> None:
     """One of three replicas ten times slower: at least 60 % of the undisturbed rate, few steps fetched twice.
 
-    Over paces that differ a little: replicas in lockstep meet the straggler's steps always, or never.
+    Over paces that differ a little, and in lockstep. There, single steps meet the straggler's always: 59.97 %.
     """
     dice = random.Random(1)
 
-    def run(last_s: float) -> tuple[int, float]:
-        arrivals, took_s = 0, 0.0
-        for seed in range(10):
-            _, num, each_s = simulate(
+    def took_s(last_s: float) -> float:
+        total_s = 0.0
+        for seed in range(10 if spread else 1):
+            _, arrivals, each_s = simulate(
                 num_steps=600,
                 steps_per_epoch=1000,
                 window=12,
                 lease_size=lease_size,
-                paces_s=[pace_s * dice.uniform(0.9, 1.1) for pace_s in (0.1, 0.1, last_s)],
+                paces_s=[pace_s * dice.uniform(1 - spread, 1 + spread) for pace_s in (0.1, 0.1, last_s)],
                 failure=0.0,
                 seed=seed,
             )
-            arrivals, took_s = arrivals + num, took_s + each_s
-        return arrivals, took_s
+            assert arrivals <= 1.25 * 600
+            total_s += each_s
+        return total_s
 
-    _, undisturbed_s = run(0.1)
-    arrivals, disturbed_s = run(1.0)
-    assert undisturbed_s / disturbed_s >= 0.6
-    assert arrivals <= 1.25 * 10 * 600
+    assert took_s(0.1) / took_s(1.0) >= 0.6
 
 
 def test_damaged_everywhere_but_one() -> None:
