@@ -20,6 +20,7 @@ from trainer.experiments.experiment import Evidence, Outcome, Results
 from trainer.experiments.figure_1 import epochs_to_goal
 from trainer.experiments.figure_3 import chance_difference, colour_of
 from trainer.monitor.metrics import EpochPoint
+from trainer.recipes.parts import PARTS
 
 MACHINE = ("--devices", "cpu,cpu", "--threads", "1")
 
@@ -70,24 +71,23 @@ def test_figure_1_tries_rates_until_the_best_lies_between_worse_ones() -> None:
     def further(*outcomes: Outcome) -> list[tuple[str, tuple[int, ...]]]:
         return [(arm.name, arm.seeds) for arm in experiment.then(Results(outcomes))]
 
-    assert [arm.name for arm in experiment.arms] == [
-        f"{unit} at {rate}" for unit in ("relu", "tanh") for rate in (0.001, 0.002)
-    ]
+    first = ["relu at 0.001", "relu at 0.002", "tanh at 0.004", "tanh at 0.008"]
+    assert [arm.name for arm in experiment.arms] == first
     tried = [
         outcome("relu at 0.001", 0, 0.5, 0.2),
         outcome("relu at 0.002", 0, 0.4, 0.1),
-        outcome("tanh at 0.001", 0, 0.6, 0.4),
-        outcome("tanh at 0.002", 0, 0.6, 0.5),
+        outcome("tanh at 0.004", 0, 0.6, 0.4),
+        outcome("tanh at 0.008", 0, 0.6, 0.5),
     ]
-    assert further(*tried) == [("relu at 0.004", (0,)), ("tanh at 0.0005", (0,))]
-    tried += [outcome("relu at 0.004", 0, diverged="the loss is nan"), outcome("tanh at 0.0005", 0, 0.5, 0.3)]
-    assert further(*tried) == [("relu at 0.002", (0, 1, 2)), ("tanh at 0.00025", (0,))]
+    assert further(*tried) == [("relu at 0.004", (0,)), ("tanh at 0.002", (0,))]
+    tried += [outcome("relu at 0.004", 0, diverged="the loss is nan"), outcome("tanh at 0.002", 0, 0.5, 0.3)]
+    assert further(*tried) == [("relu at 0.002", (0, 1, 2)), ("tanh at 0.001", (0,))]
     diverged = [outcome(f"relu at {rate}", 0, diverged="the loss is nan") for rate in (0.001, 0.002)]
-    assert further(*diverged, *tried[2:4]) == [("relu at 0.0005", (0,)), ("tanh at 0.0005", (0,))]
-    ends = [outcome(f"{unit} at {rate:g}", 0, 0.9 - rate) for unit in ("relu", "tanh") for rate in (0.008, 0.016)]
-    assert further(*ends) == [("relu at 0.016", (0, 1, 2)), ("tanh at 0.016", (0, 1, 2))]
+    assert further(*diverged, *tried[2:4]) == [("relu at 0.0005", (0,)), ("tanh at 0.002", (0,))]
+    ends = [outcome(f"{unit} at {rate:g}", 0, 0.9 - rate) for unit in ("relu", "tanh") for rate in (0.032, 0.064)]
+    assert further(*ends) == [("relu at 0.064", (0, 1, 2)), ("tanh at 0.064", (0, 1, 2))]
     quick = declared("figure-1", quick=True).then(Results(tried))
-    assert [(arm.name, arm.seeds) for arm in quick] == [("relu at 0.002", (0,)), ("tanh at 0.0005", (0,))]
+    assert [(arm.name, arm.seeds) for arm in quick] == [("relu at 0.002", (0,)), ("tanh at 0.002", (0,))]
 
 
 def test_an_ablation_that_learnt_nothing_is_no_measure_of_its_switch() -> None:
@@ -112,6 +112,10 @@ def test_an_ablation_that_learnt_nothing_is_no_measure_of_its_switch() -> None:
     assert tanh.runs == "6 runs, 2 learnt nothing, 1 diverged"
     assert dropout.ours is not None
     assert (dropout.ours.num, dropout.runs) == (1, "5 runs, 1 learnt nothing")
+    [switches, steps] = declared("ablations").conclude(evidence).charts
+    assert "one column: 2.00, " in switches
+    assert "one column: published 1.7" in switches
+    assert steps.count("not measured") == len(PARTS)
     assert outcomes[6].failure == "learnt nothing: a training loss of 2.30, and who guesses has 2.30"
 
 
@@ -136,13 +140,13 @@ def test_figure_1_by_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["experiment", "figure-1", *where, "--quick", "--epochs", "1"]) == 0
     assert capsys.readouterr().out.strip() == str(out / "page.html")
     document = document_of(out)
-    assert [run["setting"] for run in document["runs"]] == ["relu at 0.001", "tanh at 0.001"]
+    assert [run["setting"] for run in document["runs"]] == ["relu at 0.001", "tanh at 0.004"]
     [row] = document["rows"]
     assert (row["paper"], row["sign"], row["ours"]) == ("6", "not measured", None)
     assert "not reached" in row["runs"]
     picture = (out / "picture.svg").read_text()
     assert "relu at 0.001" in picture
-    assert "tanh at 0.001" in picture
+    assert "tanh at 0.004" in picture
     assert picture.splitlines()[2] in (out / "page.html").read_text()
 
 

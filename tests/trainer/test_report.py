@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NoReturn
+from xml.etree import ElementTree
 
 import grpc
 import numpy as np
@@ -31,7 +32,7 @@ from trainer.data.crops import ten_crops
 from trainer.evaluate import score
 from trainer.evaluate_command import per_class_errors, worst_confusions
 from trainer.monitor.starvation import starvation_message
-from trainer.report.charts import MAX_POINTS, Line, line_chart, loss_chart, thinned
+from trainer.report.charts import MAX_POINTS, WIDTH, Interval, Line, interval_chart, line_chart, loss_chart, thinned
 from trainer.report.epoch_line import epoch_line
 from trainer.report.pictures import filter_grid, png_bytes, thumbnails
 
@@ -231,6 +232,26 @@ def test_a_chart_of_a_long_run_is_thinned_and_validation_lies_on_top() -> None:
     assert len(validation.split()) == 1
     assert text.count("<title>") == len(training.split()) + 1, "each point can be pointed at"
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_intervals_lie_on_one_axis_with_what_was_published() -> None:
+    rows = [
+        Interval(name="a <b>", value=1.0, low=-0.5, high=2.5, published=1.7),
+        Interval(name="unknown", value=None, low=0.0, high=0.0, published=4.0),
+    ]
+    text = interval_chart("T", "points", rows)
+    xml = ElementTree.fromstring(text)
+    lines = [each.attrib for each in xml.iterfind(".//{*}line") if "stroke-width" in each.attrib]
+    published, found, other = ((float(each["x1"]), float(each["x2"])) for each in lines)
+    [dot] = [float(each.attrib["cx"]) for each in xml.iterfind(".//{*}circle")]
+    per_point = (found[1] - found[0]) / 3.0
+    assert dot == pytest.approx(found[0] + 1.5 * per_point, abs=0.2)
+    assert published[0] == published[1] == pytest.approx(found[0] + 2.2 * per_point, abs=0.2)
+    assert other[0] == pytest.approx(found[0] + 4.5 * per_point, abs=0.2)
+    assert max(other) <= WIDTH
+    assert "not measured" in text
+    for nothing in ([], [Interval(name="", value=0.0, low=0.0, high=0.0)]):
+        assert "nan" not in interval_chart("T", "x", nothing)
 
 
 def test_thinning_keeps_means_and_order() -> None:

@@ -13,9 +13,9 @@ from trainer.report.charts import Line, line_chart
 GOAL = 0.25
 """Training error, as a fraction: the dashed line of [P] figure 1."""
 UNITS: tuple[Activation, ...] = ("relu", "tanh")
-RATES = tuple(0.001 * 2.0**power for power in range(-4, 5))
+RATES = tuple(0.001 * 2.0**power for power in range(-4, 7))
 """Those that may be tried, in ascending order."""
-FIRST_RATES = (0.001, 0.002)
+FIRST_RATES: dict[Activation, tuple[float, ...]] = {"relu": (0.001, 0.002), "tanh": (0.004, 0.008)}
 """Those that are: from here on towards the better ones, until the best has a worse one on either side."""
 EPOCHS: dict[Activation, int] = {"relu": 16, "tanh": 48}
 """Runs end when they have reached the goal, and here if they have not."""
@@ -26,8 +26,8 @@ CLAIM = "ReLU reaches 25 % training error in fewer epochs than tanh: epochs with
 def figure_1(config: ExperimentConfig) -> Experiment:
     """Rates with one seed for each unit until the best is known, then the other seeds at that."""
     seeds = tuple(range(config.seeds or (1 if config.quick else SEEDS)))
-    first_rates = FIRST_RATES[:1] if config.quick else FIRST_RATES
-    arms = tuple(_arm(unit, rate, seeds[:1], config.epochs) for unit in UNITS for rate in first_rates)
+    num_rates = 1 if config.quick else None
+    arms = tuple(_arm(unit, rate, seeds[:1], config.epochs) for unit in UNITS for rate in FIRST_RATES[unit][:num_rates])
 
     def then(results: Results) -> tuple[Arm, ...]:
         further = []

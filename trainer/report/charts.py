@@ -1,4 +1,4 @@
-"""Line charts as SVG text, drawn without any plotting library."""
+"""Charts of lines and of intervals as SVG text, drawn without any plotting library."""
 
 import itertools
 import math
@@ -46,13 +46,7 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequen
         down = HEIGHT - _BOTTOM - (HEIGHT - top - _BOTTOM) * y / y_top
         return round(across, 1), round(down, 1)
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{_LEFT}" y="{_TITLE_Y}" font-size="14" font-weight="600" fill="#222">{escape(title)}</text>',
-        f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 8}" text-anchor="end" fill="#555">{escape(x_label)}</text>',
-    ]
+    parts = _frame(title, x_label)
     for number in range(round(y_top / y_step) + 1):
         _, y = place(0, number * y_step)
         parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}" stroke="#e3e3e3"/>')
@@ -88,8 +82,75 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], *, marks: Sequen
     for line, colour in reversed(coloured):
         parts.append(f'<text x="{across}" y="{legend_y}" text-anchor="end" fill="{colour}">{escape(line.name)}</text>')
         across -= _LETTER_WIDTH * len(line.name) + _LEGEND_GAP
-    parts.append("</svg>")
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A row of a chart of intervals: what was found, between what bounds, and what was published."""
+
+    name: str
+    value: float | None
+    """None: not measured."""
+    low: float
+    high: float
+    published: float | None = None
+
+
+def interval_chart(title: str, x_label: str, rows: Sequence[Interval]) -> str:
+    """An SVG picture of ``rows``, one below the other, on one linear axis that has 0: a dot with its interval, and a
+    bar across where a figure was published.
+    """
+    found = [row for row in rows if row.value is not None]
+    bounds = [0.0, *(x for row in found for x in (row.low, row.high))]
+    bounds += [row.published for row in rows if row.published is not None]
+    step = _tick_step(max(bounds) - min(bounds))
+    first, last = math.floor(min(bounds) / step), math.ceil(max(bounds) / step)
+    left = 12 + _LETTER_WIDTH * max((len(row.name) for row in rows), default=0)
+    top, bottom = _TOP, HEIGHT - _BOTTOM
+
+    def place(x: float) -> float:
+        return round(left + (WIDTH - _RIGHT - left) * (x / step - first) / max(last - first, 1), 1)
+
+    parts = _frame(title, x_label)
+    for number in range(first, last + 1):
+        across, stroke = place(number * step), "#e3e3e3" if number else "#777"
+        parts.append(f'<line x1="{across}" x2="{across}" y1="{top}" y2="{bottom}" stroke="{stroke}"/>')
+        parts.append(f'<text x="{across}" y="{bottom + 16}" text-anchor="middle" fill="#555">{number * step:g}</text>')
+    ours, theirs = COLOURS[:2]
+    for number, row in enumerate(rows):
+        down = round(top + (bottom - top) * (number + 0.5) / len(rows), 1)
+        parts.append(f'<text x="{left - 8}" y="{down + 4}" text-anchor="end" fill="#222">{escape(row.name)}</text>')
+        if row.published is not None:
+            across = place(row.published)
+            parts.append(
+                f'<line x1="{across}" x2="{across}" y1="{down - 6}" y2="{down + 6}" stroke="{theirs}" '
+                f'stroke-width="2.5"><title>{escape(row.name)}: published {row.published:g}</title></line>'
+            )
+        if row.value is None:
+            parts.append(f'<text x="{place(0) + 6}" y="{down + 4}" fill="#777" font-size="10">not measured</text>')
+            continue
+        text = escape(f"{row.name}: {row.value:.2f}, {row.low:.2f} to {row.high:.2f}")
+        parts.append(
+            f'<line x1="{place(row.low)}" x2="{place(row.high)}" y1="{down}" y2="{down}" stroke="{ours}" '
+            f'stroke-width="1.8"/><circle cx="{place(row.value)}" cy="{down}" r="3.5" fill="{ours}">'
+            f"<title>{text}</title></circle>"
+        )
+    parts.append(f'<text x="12" y="{HEIGHT - 8}" fill="{ours}">dot: ours, with its interval</text>')
+    if any(row.published is not None for row in rows):
+        parts.append(f'<text x="190" y="{HEIGHT - 8}" fill="{theirs}">bar: published</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _frame(title: str, x_label: str) -> list[str]:
+    """The beginning of a picture: its ground, its title and what its axis counts."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        f'<text x="{_LEFT}" y="{_TITLE_Y}" font-size="14" font-weight="600" fill="#222">{escape(title)}</text>',
+        f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 8}" text-anchor="end" fill="#555">{escape(x_label)}</text>',
+    ]
 
 
 def thinned(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
