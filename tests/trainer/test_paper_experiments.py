@@ -71,7 +71,7 @@ def test_figure_1_tries_rates_until_the_best_lies_between_worse_ones() -> None:
     def further(*outcomes: Outcome) -> list[tuple[str, tuple[int, ...]]]:
         return [(arm.name, arm.seeds) for arm in experiment.then(Results(outcomes))]
 
-    first = ["relu at 0.001", "relu at 0.002", "tanh at 0.004", "tanh at 0.008"]
+    first = ["relu at 0.002", "relu at 0.001", "tanh at 0.008", "tanh at 0.004"]
     assert [arm.name for arm in experiment.arms] == first
     tried = [
         outcome("relu at 0.001", 0, 0.5, 0.2),
@@ -140,13 +140,13 @@ def test_figure_1_by_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["experiment", "figure-1", *where, "--quick", "--epochs", "1"]) == 0
     assert capsys.readouterr().out.strip() == str(out / "page.html")
     document = document_of(out)
-    assert [run["setting"] for run in document["runs"]] == ["relu at 0.001", "tanh at 0.004"]
+    assert [run["setting"] for run in document["runs"]] == ["relu at 0.002", "tanh at 0.008"]
     [row] = document["rows"]
     assert (row["paper"], row["sign"], row["ours"]) == ("6", "not measured", None)
     assert "not reached" in row["runs"]
     picture = (out / "picture.svg").read_text()
-    assert "relu at 0.001" in picture
-    assert "tanh at 0.004" in picture
+    assert "relu at 0.002" in picture
+    assert "tanh at 0.008" in picture
     assert picture.splitlines()[2] in (out / "page.html").read_text()
 
 
