@@ -235,6 +235,19 @@ def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> No
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("log.txt")} == before
 
 
+def test_more_seeds_are_added_to_those_that_are_there(tiny_store: Path, tmp_path: Path) -> None:
+    """In any order of the settings: three seeds may turn out to say too little."""
+    one = dataclasses.replace(EXPERIMENT, arms=EXPERIMENT.arms[:1], then=lambda results: ())
+    assert conduct(one, config_for(tiny_store, tmp_path)) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("log.txt")}
+    [arm] = one.arms
+    two = dataclasses.replace(one, arms=(dataclasses.replace(arm, seeds=(0, 1)),))
+    assert conduct(two, config_for(tiny_store, tmp_path)) == 0
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("log.txt")}
+    assert before.items() < after.items()
+    assert [(run["setting"], run["seed"]) for run in table(tmp_path)["runs"]] == [("plain", 0), ("plain", 1)]
+
+
 def test_another_experiment_is_refused_its_folder(unbroken: Path, tiny_store: Path) -> None:
     other = dataclasses.replace(EXPERIMENT, setting=(*EXPERIMENT.setting, "--no-lrn"))
     with pytest.raises(TrainerError, match=r"with another setting: .* choose another --out"):

@@ -46,9 +46,7 @@ class Engine:
             "name": experiment.name,
             "store": fingerprint,
             "setting": list(experiment.setting),
-            "arms": [
-                {"name": arm.name, "options": list(arm.options), "seeds": list(arm.seeds)} for arm in experiment.arms
-            ],
+            "arms": {arm.name: list(arm.options) for arm in experiment.arms},  # of whatever seeds
         }
         _claim(out, declared)
 
