@@ -236,7 +236,7 @@ def test_what_has_ended_is_not_run_again(unbroken: Path, tiny_store: Path) -> No
 
 
 def test_more_seeds_are_added_to_those_that_are_there(tiny_store: Path, tmp_path: Path) -> None:
-    """In any order of the settings: three seeds may turn out to say too little."""
+    """Three may turn out to say too little."""
     one = dataclasses.replace(EXPERIMENT, arms=EXPERIMENT.arms[:1], then=lambda results: ())
     assert conduct(one, config_for(tiny_store, tmp_path)) == 0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("log.txt")}

@@ -236,8 +236,8 @@ def test_a_chart_of_a_long_run_is_thinned_and_validation_lies_on_top() -> None:
 
 def test_intervals_lie_on_one_axis_with_what_was_published() -> None:
     rows = [
-        Interval(name="a <b>", value=1.0, low=-0.5, high=2.5, published=1.7),
-        Interval(name="unknown", value=None, low=0.0, high=0.0, published=4.0),
+        Interval(name="a <b>", found=(1.0, -0.5, 2.5), published=1.7),
+        Interval(name="unknown", found=None, published=4.0),
     ]
     text = interval_chart("T", "points", rows)
     xml = ElementTree.fromstring(text)
@@ -250,7 +250,7 @@ def test_intervals_lie_on_one_axis_with_what_was_published() -> None:
     assert other[0] == pytest.approx(found[0] + 4.5 * per_point, abs=0.2)
     assert max(other) <= WIDTH
     assert "not measured" in text
-    for nothing in ([], [Interval(name="", value=0.0, low=0.0, high=0.0)]):
+    for nothing in ([], [Interval(name="", found=(0.0, 0.0, 0.0))]):
         assert "nan" not in interval_chart("T", "x", nothing)
 
 

@@ -90,10 +90,8 @@ class Interval:
     """A row of a chart of intervals: what was found, between what bounds, and what was published."""
 
     name: str
-    value: float | None
-    """None: not measured."""
-    low: float
-    high: float
+    found: tuple[float, float, float] | None
+    """The figure and its bounds; None: not measured."""
     published: float | None = None
 
 
@@ -101,8 +99,7 @@ def interval_chart(title: str, x_label: str, rows: Sequence[Interval]) -> str:
     """An SVG picture of ``rows``, one below the other, on one linear axis that has 0: a dot with its interval, and a
     bar across where a figure was published.
     """
-    found = [row for row in rows if row.value is not None]
-    bounds = [0.0, *(x for row in found for x in (row.low, row.high))]
+    bounds = [0.0, *(x for row in rows for x in row.found or ())]
     bounds += [row.published for row in rows if row.published is not None]
     step = _tick_step(max(bounds) - min(bounds))
     first, last = math.floor(min(bounds) / step), math.ceil(max(bounds) / step)
@@ -127,13 +124,14 @@ def interval_chart(title: str, x_label: str, rows: Sequence[Interval]) -> str:
                 f'<line x1="{across}" x2="{across}" y1="{down - 6}" y2="{down + 6}" stroke="{theirs}" '
                 f'stroke-width="2.5"><title>{escape(row.name)}: published {row.published:g}</title></line>'
             )
-        if row.value is None:
+        if row.found is None:
             parts.append(f'<text x="{place(0) + 6}" y="{down + 4}" fill="#777" font-size="10">not measured</text>')
             continue
-        text = escape(f"{row.name}: {row.value:.2f}, {row.low:.2f} to {row.high:.2f}")
+        value, low, high = row.found
+        text = escape(f"{row.name}: {value:.2f}, {low:.2f} to {high:.2f}")
         parts.append(
-            f'<line x1="{place(row.low)}" x2="{place(row.high)}" y1="{down}" y2="{down}" stroke="{ours}" '
-            f'stroke-width="1.8"/><circle cx="{place(row.value)}" cy="{down}" r="3.5" fill="{ours}">'
+            f'<line x1="{place(low)}" x2="{place(high)}" y1="{down}" y2="{down}" stroke="{ours}" '
+            f'stroke-width="1.8"/><circle cx="{place(value)}" cy="{down}" r="3.5" fill="{ours}">'
             f"<title>{text}</title></circle>"
         )
     parts.append(f'<text x="12" y="{HEIGHT - 8}" fill="{ours}">dot: ours, with its interval</text>')
